@@ -1,0 +1,80 @@
+# vmbeam: build, test, demonstrate.  `make help` lists the targets.
+# V=1 shows every command; SAN=asan or SAN=tsan builds into a folder of its own.
+
+SAN   ?=
+MODE  := $(or $(SAN),release)
+OBJ   := build/$(MODE)
+BIN   := $(if $(SAN),$(OBJ),build)
+Q     := $(if $(V),,@)
+CC    ?= gcc
+
+# Debian packages: what the product is built with, what its tests and demonstrations need besides.
+PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
+	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev acpica-tools
+PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
+PACKAGES_TEST  := libcriterion-dev
+
+LIBS    := liburing libprotobuf-c libseccomp libcap-ng jansson
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CFLAGS  ?= -O2 -g
+WARN    := -std=gnu11 -Wall -Wextra -Wshadow -Wcast-qual -Wstrict-prototypes -Wvla $(if $(CI),-Werror)
+LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -pthread
+ifeq ($(SAN),asan)
+SANFLAGS := -fsanitize=address,undefined -fno-omit-frame-pointer
+else ifeq ($(SAN),tsan)
+SANFLAGS := -fsanitize=thread
+else
+SANFLAGS := -fstack-protector-strong -D_FORTIFY_SOURCE=2
+endif
+
+# Sources: every .c file of a folder belongs to it; rejuv/main.c is the vmbeam program.
+FOLDERS := proto vmm zerocopy migrate nested rejuv
+SRC     := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
+PROTO_O := $(OBJ)/proto/vmbeam.pb-c.o
+OBJS    := $(PROTO_O) $(SRC:%.c=$(OBJ)/%.o)
+LIBOBJS := $(filter-out $(OBJ)/rejuv/main.o,$(OBJS))
+
+.PHONY: all build help deps clean
+all: build
+build: $(BIN)/vmbeam                      ## build build/vmbeam
+
+help:                                     ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(BIN)/vmbeam: $(OBJS)
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(OBJ)/%.o: %.c
+	@mkdir -p $(@D)
+	@echo "  CC   $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -MMD -MP -c -o $@ $<
+
+# Generated: the messages, and the guest's DSDT as a C array.
+$(OBJ)/proto/%.pb-c.c $(OBJ)/proto/%.pb-c.h &: proto/%.proto
+	@mkdir -p $(@D)
+	@echo "  GEN  $@"
+	$(Q)protoc-c --c_out=$(OBJ) $<
+$(OBJ)/proto/%.pb-c.o: $(OBJ)/proto/%.pb-c.c
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) -MMD -MP -c -o $@ $<
+$(OBJ)/vmm/dsdt.h: vmm/dsdt.asl
+	@mkdir -p $(@D)
+	@echo "  GEN  $@"
+	$(Q)iasl -p $(OBJ)/vmm/dsdt $< >$(OBJ)/vmm/dsdt.log || { cat $(OBJ)/vmm/dsdt.log; exit 1; }
+	$(Q)xxd -i -n dsdt_aml $(OBJ)/vmm/dsdt.aml >$@
+$(OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
+
+deps:                                     ## install the Debian packages that are missing (as root)
+	@missing=$$(for p in $(PACKAGES_BUILD) $(PACKAGES_LAB) $(PACKAGES_TEST); do \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "  APT  $$missing" | tr '\n' ' '; echo; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+		--no-install-recommends $$missing >/dev/null; fi
+
+include nested/lab.mk
+include tests/tests.mk
+
+clean:                                    ## remove all that was built, downloads included
+	$(Q)rm -rf build
+
+-include $(OBJS:.o=.d)

@@ -1,0 +1,174 @@
+/* base.c: errors, descriptors and parsing; used by every folder.  Contracts are in base.h. */
+#include "vmm/base.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void error_format(struct error *e, const char *fmt, va_list ap)
+{
+	char *nl;
+
+	vsnprintf(e->text, sizeof(e->text), fmt, ap);
+	while ((nl = strchr(e->text, '\n')))
+		*nl = ' ';
+}
+
+int error_set(struct error *e, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!e)
+		return -1;
+	va_start(ap, fmt);
+	error_format(e, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+int error_set_errno(struct error *e, const char *fmt, ...)
+{
+	int saved = errno;
+	size_t n;
+	va_list ap;
+
+	if (!e)
+		return -1;
+	va_start(ap, fmt);
+	error_format(e, fmt, ap);
+	va_end(ap);
+	n = strlen(e->text);
+	snprintf(e->text + n, sizeof(e->text) - n, ": %s", strerror(saved));
+	errno = saved;
+	return -1;
+}
+
+void log_line(const char *fmt, ...)
+{
+	char line[600];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(line, sizeof(line), fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		return;
+	dprintf(STDERR_FILENO, "vmbeam: %s\n", line);
+}
+
+void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+}
+
+#define ALL_LOOP(call)                                                                             \
+	do {                                                                                       \
+		size_t done = 0;                                                                   \
+		while (done < len) {                                                               \
+			ssize_t n = (call);                                                        \
+			if (n < 0 && errno == EINTR)                                               \
+				continue;                                                          \
+			if (n < 0)                                                                 \
+				return -1;                                                         \
+			if (n == 0)                                                                \
+				break;                                                             \
+			done += (size_t)n;                                                         \
+		}                                                                                  \
+		return (ssize_t)done;                                                              \
+	} while (0)
+
+ssize_t write_all(int fd, const void *buf, size_t len)
+{
+	ALL_LOOP(write(fd, (const char *)buf + done, len - done));
+}
+
+ssize_t read_all(int fd, void *buf, size_t len)
+{
+	ALL_LOOP(read(fd, (char *)buf + done, len - done));
+}
+
+ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off)
+{
+	ALL_LOOP(pwrite(fd, (const char *)buf + done, len - done, off + (off_t)done));
+}
+
+ssize_t pread_all(int fd, void *buf, size_t len, off_t off)
+{
+	ALL_LOOP(pread(fd, (char *)buf + done, len - done, off + (off_t)done));
+}
+
+int parse_size(const char *s, uint64_t *bytes, struct error *e)
+{
+	static const char units[] = "KMGT";
+	const char *unit;
+	char *end;
+	uint64_t v;
+	unsigned int shift = 0;
+
+	errno = 0;
+	v = strtoull(s, &end, 10);
+	if (*s < '0' || *s > '9' || errno)
+		return error_set(e, "'%s' is not a size (512M, 4G, ...)", s);
+	if (*end && (unit = strchr(units, *end & ~0x20)) && !end[1])
+		shift = 10 * (unsigned int)(unit - units + 1);
+	else if (*end)
+		return error_set(e, "'%s' is not a size (512M, 4G, ...)", s);
+	if (shift && v >> (64 - shift))
+		return error_set(e, "'%s' is too large", s);
+	*bytes = v << shift;
+	return 0;
+}
+
+int parse_uint(const char *s, uint64_t min, uint64_t max, uint64_t *value, struct error *e)
+{
+	char *end;
+	uint64_t v;
+
+	errno = 0;
+	v = strtoull(s, &end, 10);
+	if (*s < '0' || *s > '9' || *end || errno || v < min || v > max)
+		return error_set(e, "'%s' is not a whole number from %llu to %llu", s,
+				 (unsigned long long)min, (unsigned long long)max);
+	*value = v;
+	return 0;
+}
+
+static void *need(void *p)
+{
+	if (!p) {
+		log_line("out of memory");
+		abort();
+	}
+	return p;
+}
+
+void *xcalloc(size_t n, size_t size)
+{
+	return need(calloc(n ? n : 1, size ? size : 1));
+}
+
+void *xrealloc(void *p, size_t size)
+{
+	return need(realloc(p, size ? size : 1));
+}
+
+char *xstrdup(const char *s)
+{
+	return need(strdup(s));
+}
+
+char *xasprintf(const char *fmt, ...)
+{
+	va_list ap;
+	char *s;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&s, fmt, ap);
+	va_end(ap);
+	return need(n < 0 ? NULL : s);
+}
