@@ -1,0 +1,63 @@
+/* beat.h: what the parts of the guest "beat" share.  See beat.c for what it is and how to start it.
+ *
+ * Threads: main() parses the options, starts the workers (memory, disk, net) and then becomes the
+ * ticker.  Workers only write their own counters, with relaxed atomics; the ticker only reads them.
+ */
+#ifndef BEAT_H
+#define BEAT_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PAGE_BYTES  4096u
+#define MAX_REPORTS 20 /* mismatches of one kind that get a line of their own */
+
+/* The value of beat.NAME on the kernel command line, or `otherwise`. */
+const char *opt_text(const char *name, const char *otherwise);
+/* The same as a number; a suffix K, M or G is understood. */
+uint64_t opt_number(const char *name, uint64_t otherwise);
+uint64_t text_number(const char *text);
+
+/* One whole line (without '\n') to the console by one write(2), so that lines never mix. */
+void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* Says why and powers off: only for start-up. */
+void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
+/* Loads /modules/NAME.ko for each name of the list (NULL-terminated). */
+void load_modules(const char *const *names);
+/* A detached thread. */
+void start_thread(void *(*fn)(void *), void *arg);
+
+/* beat_clock.c: clocks that go back, and gaps. */
+struct gap {
+	_Alignas(64) _Atomic uint64_t recent; /* longest since it was last taken, TSC cycles */
+	uint64_t last;                        /* TSC at the last look; owner only */
+};
+
+void clock_start(void);
+uint64_t clock_mono(void); /* CLOCK_MONOTONIC in ns, unchecked */
+uint64_t clock_real(void);
+/* Reads the TSC, notes the gap since the last look and whether it went back on this CPU. */
+void gap_look(struct gap *g);
+/* Forgets the last look: the time until the next one was spent waiting on purpose. */
+void gap_restart(struct gap *g);
+/* Adds a gap measured otherwise, in ns. */
+void gap_add_ns(struct gap *g, uint64_t ns);
+/* The longest gap since the last call, in ns (ticker only). */
+uint64_t gap_take_ns(struct gap *g);
+/* Checks CLOCK_MONOTONIC, CLOCK_REALTIME's offset to it and the TSC against what any CPU saw. */
+void clock_check(void);
+uint64_t clock_backward_steps(void);
+
+/* beat_mem.c: the memory oracle. */
+struct mem_stats {
+	uint64_t passes;  /* whole passes that every thread has made */
+	uint64_t written; /* bytes of pages stepped */
+	uint64_t bad;     /* mismatches */
+	uint64_t maxgap;  /* ns, longest gap of any thread since the last call */
+};
+
+void mem_start(unsigned cpus);
+void mem_stats(struct mem_stats *s);
+
+#endif
