@@ -195,7 +195,7 @@ static void print_tick(uint64_t seq, const struct mem_stats *mem, uint64_t late)
 	len = snprintf(line, sizeof(line),
 		       "tick %llu mono=%llu real=%llu maxgap=%llu passes=%llu written=%llu "
 		       "bad=%llu back=%llu late=%llu",
-		       (unsigned long long)seq, (unsigned long long)clock_mono(),
+		       (unsigned long long)seq, (unsigned long long)clock_ns(),
 		       (unsigned long long)clock_real(), (unsigned long long)mem->maxgap,
 		       (unsigned long long)mem->passes, (unsigned long long)mem->written,
 		       (unsigned long long)mem->bad, (unsigned long long)clock_backward_steps(),
@@ -228,12 +228,12 @@ static void __attribute__((noreturn)) tick_for_ever(int kmsg)
 {
 	struct sched_param priority = {.sched_priority = 50}; /* before the workers */
 	uint64_t step = opt_number("tick", 100) * 1000000u;
-	uint64_t next = clock_mono();
+	uint64_t next = clock_ns();
 	struct mem_stats mem;
 
 	sched_setscheduler(0, SCHED_FIFO, &priority);
 	for (uint64_t seq = 0;; seq++) {
-		uint64_t late = clock_mono() - next;
+		uint64_t late = clock_ns() - next;
 
 		clock_check();
 		mem_stats(&mem);

@@ -6,9 +6,9 @@
 #ifndef BEAT_H
 #define BEAT_H
 
+#include "vmm/base.h"
+
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 
 #define PAGE_BYTES  4096u
 #define MAX_REPORTS 20 /* mismatches of one kind that get a line of their own */
@@ -35,8 +35,7 @@ struct gap {
 };
 
 void clock_start(void);
-uint64_t clock_mono(void); /* CLOCK_MONOTONIC in ns, unchecked */
-uint64_t clock_real(void);
+uint64_t clock_real(void); /* CLOCK_REALTIME in ns; clock_ns() is CLOCK_MONOTONIC */
 /* Reads the TSC, notes the gap since the last look and whether it went back on this CPU. */
 void gap_look(struct gap *g);
 /* Forgets the last look: the time until the next one was spent waiting on purpose. */

@@ -29,22 +29,12 @@ static _Atomic uint64_t top_mono, top_tsc, backward;
 static uint64_t first_mono, first_tsc;
 static int64_t first_offset;
 
-static uint64_t read_clock(clockid_t id)
+uint64_t clock_real(void)
 {
 	struct timespec ts;
 
-	clock_gettime(id, &ts);
+	clock_gettime(CLOCK_REALTIME, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
-uint64_t clock_mono(void)
-{
-	return read_clock(CLOCK_MONOTONIC);
-}
-
-uint64_t clock_real(void)
-{
-	return read_clock(CLOCK_REALTIME);
 }
 
 /* Not before earlier loads, which the comparison with a shared maximum relies on. */
@@ -76,10 +66,10 @@ void clock_check(void)
 	uint64_t tsc;
 	int64_t offset;
 
-	check(&top_mono, mono, clock_mono());
+	check(&top_mono, mono, clock_ns());
 	tsc = atomic_load(&top_tsc);
 	check(&top_tsc, tsc, read_tsc());
-	offset = (int64_t)(clock_real() - clock_mono());
+	offset = (int64_t)(clock_real() - clock_ns());
 	if (offset < first_offset - REAL_SLACK_NS)
 		atomic_fetch_add(&backward, 1);
 }
@@ -91,7 +81,7 @@ uint64_t clock_backward_steps(void)
 
 void clock_start(void)
 {
-	first_mono = clock_mono();
+	first_mono = clock_ns();
 	first_tsc = read_tsc();
 	first_offset = (int64_t)(clock_real() - first_mono);
 }
@@ -100,7 +90,7 @@ static double ns_per_cycle(void)
 {
 	uint64_t tsc = read_tsc() - first_tsc;
 
-	return tsc ? (double)(clock_mono() - first_mono) / (double)tsc : 0;
+	return tsc ? (double)(clock_ns() - first_mono) / (double)tsc : 0;
 }
 
 void gap_restart(struct gap *g)

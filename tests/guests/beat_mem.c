@@ -27,7 +27,7 @@
 
 #define PAGE_WORDS   (PAGE_BYTES / 8)
 #define PAGE_MAGIC   0x7461654274616542ull /* "BeatBeat" */
-#define HUGE_BYTES   (2u << 20)
+#define HUGE_BYTES   (2 * MIB)
 #define CHECK_CLOCKS 256       /* pages between two checks of the shared clocks */
 #define MAX_BEHIND   100000000 /* ns a paced thread tries to catch up */
 
@@ -56,13 +56,32 @@ static uint64_t value(uint64_t stamp, uint64_t id, unsigned word)
 	       word * 0x165667b19e3779f9ull;
 }
 
-static void write_full(uint64_t *w, uint64_t id, uint64_t stamp)
+static uint64_t page_id(const struct worker *me, uint64_t page)
 {
+	return (uint64_t)me->index << 40 | page;
+}
+
+/* The last pass up to `pass` that wrote all of the page (0 is the first fill). */
+static uint64_t last_full(uint64_t pass, uint64_t page)
+{
+	uint64_t ago = (pass + page) % full_share;
+
+	return pass > ago ? pass - ago : 0;
+}
+
+/* All of the page as pass `stamp` leaves it. */
+static void write_all_words(const struct worker *me, uint64_t page, uint64_t stamp)
+{
+	uint64_t *w = me->slice + page * PAGE_WORDS;
+	uint64_t id = page_id(me, page), body = last_full(stamp, page);
+
 	w[W_MAGIC] = PAGE_MAGIC;
 	w[W_ID] = id;
 	w[W_STAMP] = stamp;
 	for (unsigned i = W_FIRST_BODY; i < PAGE_WORDS; i++)
-		w[i] = value(stamp, id, i);
+		w[i] = value(body, id, i);
+	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++)
+		w[every_pass[n]] = value(stamp, id, every_pass[n]);
 }
 
 /* `word` is the first that was seen to be wrong; `want` what it should be. */
@@ -79,11 +98,11 @@ static void report(const struct worker *me, uint64_t page, unsigned word, uint64
 }
 
 /* The page as pass `pass` must find it; false after reporting the first word that differs. */
-static bool verify(const struct worker *me, uint64_t page, uint64_t id, uint64_t pass, bool full)
+static bool verify(const struct worker *me, uint64_t page, uint64_t pass, bool full)
 {
 	const uint64_t *w = me->slice + page * PAGE_WORDS;
-	const uint64_t head[] = {PAGE_MAGIC, id, pass - 1};
-	uint64_t body = pass > full_share ? pass - full_share : 0;
+	const uint64_t id = page_id(me, page), head[] = {PAGE_MAGIC, id, pass - 1};
+	uint64_t body = last_full(pass - 1, page);
 	unsigned next = 0;
 
 	for (unsigned i = 0; i < W_FIRST_BODY; i++) {
@@ -92,7 +111,7 @@ static bool verify(const struct worker *me, uint64_t page, uint64_t id, uint64_t
 			return false;
 		}
 	}
-	for (unsigned n = 0; n < 4; n++) {
+	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++) {
 		if (w[every_pass[n]] != value(pass - 1, id, every_pass[n])) {
 			report(me, page, every_pass[n], value(pass - 1, id, every_pass[n]));
 			return false;
@@ -112,16 +131,16 @@ static bool verify(const struct worker *me, uint64_t page, uint64_t id, uint64_t
 static void step(struct worker *me, uint64_t page, uint64_t pass)
 {
 	uint64_t *w = me->slice + page * PAGE_WORDS;
-	uint64_t id = (uint64_t)me->index << 40 | page;
-	bool full = (pass + page) % full_share == 0;
+	uint64_t id = page_id(me, page);
+	bool full = last_full(pass, page) == pass;
 
-	/* A bad page is written anew in full, so that it is counted once, not for ever. */
-	if (!verify(me, page, id, pass, full) || full) {
-		write_full(w, id, pass);
+	/* A bad page is written anew, so that it is counted once, not for ever. */
+	if (!verify(me, page, pass, full) || full) {
+		write_all_words(me, page, pass);
 		return;
 	}
 	w[W_STAMP] = pass;
-	for (unsigned n = 0; n < 4; n++)
+	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++)
 		w[every_pass[n]] = value(pass, id, every_pass[n]);
 }
 
@@ -129,7 +148,7 @@ static void step(struct worker *me, uint64_t page, uint64_t pass)
 static void keep_rate(struct worker *me, uint64_t *from, uint64_t *count)
 {
 	uint64_t due = *from + ++*count * 1000000000u / rate;
-	uint64_t now = clock_mono();
+	uint64_t now = clock_ns();
 	struct timespec until = {.tv_sec = (time_t)(due / 1000000000u),
 				 .tv_nsec = (long)(due % 1000000000u)};
 
@@ -138,7 +157,7 @@ static void keep_rate(struct worker *me, uint64_t *from, uint64_t *count)
 		*count = 0;
 	} else if (due > now + 1000000) {
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
-		gap_add_ns(&me->gap, clock_mono() - due);
+		gap_add_ns(&me->gap, clock_ns() - due);
 		gap_restart(&me->gap);
 	}
 }
@@ -149,11 +168,11 @@ static void *work(void *arg)
 	uint64_t from, count = 0;
 
 	for (uint64_t page = 0; page < me->pages; page++)
-		write_full(me->slice + page * PAGE_WORDS, (uint64_t)me->index << 40 | page, 0);
+		write_all_words(me, page, 0);
 	pthread_barrier_wait(&filled);
 	if (idle)
 		return NULL;
-	from = clock_mono();
+	from = clock_ns();
 	gap_restart(&me->gap);
 	for (uint64_t pass = 1;; pass++) {
 		for (uint64_t page = 0; page < me->pages; page++) {
