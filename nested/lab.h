@@ -1,0 +1,16 @@
+/* lab.h: the lab: runs a command where /dev/kvm exists, on any machine.
+ *
+ * Where the machine has no KVM, Debian's kernel is booted under QEMU's emulator (TCG emulates AMD
+ * SVM with nested paging) and the command runs there, seeing the machine's files.
+ */
+#ifndef NESTED_LAB_H
+#define NESTED_LAB_H
+
+/* `vmbeam lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]`; argv[0] is
+ * "lab". Returns the exit status: COMMAND's own, 128+N if signal N ended it; 1 the lab cannot
+ * start, 2 usage, 124 --timeout expired, 125 the emulator or the lab's kernel failed before COMMAND
+ * ended, 128+N if signal N ended vmbeam lab itself.  May not return: with KVM it executes COMMAND.
+ */
+int lab_main(int argc, char **argv);
+
+#endif
