@@ -1,18 +1,23 @@
 # Test guests and the programs that judge them; included by tests/tests.mk.
-# beat: tests/guests/beat.c.  debian: tests/guests/mkdebian.sh.
+#   beat    an initramfs that checks its memory, clocks, disk and network: tests/guests/beat.c
+#   debian  a disk image with nginx and redis: tests/guests/debian/guest-init
+# Kernel and modules are the lab's (nested/lab.mk).
 
 G       := build/guests
 GUEST_CFLAGS := -D_GNU_SOURCE -I. -O2 -g $(WARN)
 
-# The modules in the order in which they must be loaded; /modules/NAME.ko in the initramfs.
-MODULES_BEAT := drivers/input/evdev drivers/acpi/button \
-	drivers/virtio/virtio drivers/virtio/virtio_ring drivers/virtio/virtio_pci_modern_dev \
-	drivers/virtio/virtio_pci_legacy_dev drivers/virtio/virtio_pci drivers/block/virtio_blk \
+# Paths below the modules' kernel/ folder, in the order in which they must be loaded.
+MODULES_VIRTIO := drivers/virtio/virtio_ring drivers/virtio/virtio \
+	drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci_legacy_dev \
+	drivers/virtio/virtio_pci drivers/block/virtio_blk \
 	net/core/failover drivers/net/net_failover drivers/net/virtio_net
+MODULES_BUTTON := drivers/input/evdev drivers/acpi/button
+MODULES_EXT4   := crypto/crc32c_generic lib/crc16 fs/mbcache fs/jbd2/jbd2 fs/ext4/ext4
 
-.PHONY: guests guest-beat guest-tools check-guests
-guests: guest-beat guest-tools            ## build the test guests and their checkers
+.PHONY: guests guest-beat guest-debian guest-tools check-guests
+guests: guest-beat guest-debian guest-tools  ## build the test guests and their checkers
 guest-beat: $(G)/beat.cpio
+guest-debian: $(G)/debian.img $(G)/debian-initrd.cpio
 guest-tools: $(G)/beatcheck
 check-guests: guest-tools                 ## test the checkers
 	$(Q)tests/guests/test_beatcheck.sh $(G)/beatcheck
@@ -23,11 +28,28 @@ $(G)/beatcheck: tests/guests/beatcheck.c tests/guests/beat_line.h
 	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $<
 
 BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c)
-$(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h
+$(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -static -s -pthread -o $@ $(BEAT_SRC)
 
-$(G)/beat.cpio: $(G)/beat tests/guests/mkinitrd.sh | lab-kernel
+$(G)/beat.cpio: $(G)/beat tests/guests/mkinitrd.sh tests/guests/guests.mk build/lab/vmlinux
 	@echo "  CPIO $@"
-	$(Q)tests/guests/mkinitrd.sh $@ $(G)/beat build/lab/modules $(MODULES_BEAT)
+	$(Q)tests/guests/mkinitrd.sh $@ build/lab/modules init=$(G)/beat \
+		$(MODULES_BUTTON) $(MODULES_VIRTIO)
+
+$(G)/debian-initrd.cpio: tests/guests/debian/initrd tests/guests/mkinitrd.sh \
+		tests/guests/guests.mk build/lab/vmlinux
+	@mkdir -p $(@D)
+	@echo "  CPIO $@"
+	$(Q)tests/guests/mkinitrd.sh $@ build/lab/modules init=$< bin/busybox=/bin/busybox \
+		$(MODULES_BUTTON) $(MODULES_VIRTIO) $(MODULES_EXT4)
+
+$(G)/debian-root.tar: tests/guests/mkroot.sh
+	@mkdir -p $(@D)
+	@echo "  APT  $@"
+	$(Q)tests/guests/mkroot.sh $@
+
+$(G)/debian.img: $(G)/debian-root.tar tests/guests/mkdebian.sh $(wildcard tests/guests/debian/*)
+	@echo "  IMG  $@"
+	$(Q)tests/guests/mkdebian.sh $@ $<

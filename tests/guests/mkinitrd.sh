@@ -1,21 +1,27 @@
 #!/bin/sh
-# mkinitrd.sh OUT INIT MODULES-FOLDER MODULE...: an uncompressed initramfs with INIT as /init and
-# the named kernel modules (paths below kernel/, without .ko) in /modules.  Used by guests.mk.
+# mkinitrd.sh OUT MODULES-FOLDER FILE=SOURCE... MODULE...: an uncompressed initramfs with the files
+# and the kernel modules (paths below kernel/, without .ko) as /modules/NAME.ko, listed in
+# /modules/order.  Uncompressed: unpacking costs more than loading.  Used by guests.mk.
 set -eu
-out=$(realpath -m "$1") init=$2 modules=$3
-shift 3
+out=$1 modules=$2
+shift 2
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 mkdir "$dir/modules"
-install -m 755 "$init" "$dir/init"
-for m; do
-	for f in "$modules/kernel/$m".ko*; do
-		case $f in
-		*.xz) xz -dc "$f" >"$dir/modules/${m##*/}.ko" ;;
-		*) install -m 644 "$f" "$dir/modules/${m##*/}.ko" ;;
-		esac
-	done
+for arg; do
+	case $arg in
+	*=*)
+		install -D -m 755 "${arg#*=}" "$dir/${arg%%=*}"
+		continue
+		;;
+	esac
+	name=${arg##*/}
+	echo "$name" >>"$dir/modules/order"
+	if [ -e "$modules/kernel/$arg.ko.xz" ]; then
+		xz -dc "$modules/kernel/$arg.ko.xz" >"$dir/modules/$name.ko"
+	else
+		install -m 644 "$modules/kernel/$arg.ko" "$dir/modules/$name.ko"
+	fi
 done
-cd "$dir"
-find . | sort | cpio -o -H newc -R 0:0 --quiet >"$out.tmp"
+(cd "$dir" && find . | sort | cpio -o -H newc -R 0:0 --quiet) >"$out.tmp"
 mv "$out.tmp" "$out"
