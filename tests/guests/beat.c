@@ -12,14 +12,19 @@
  *   beat.full=N        every word of a page is checked and written in one pass of N (default 16)
  *   beat.tick=MS       default 100
  *   beat.end=N beat.reboot=N beat.panic=N   after N ticks power off, reset or panic
+ *   beat.disk=N        N threads write, read back and verify /dev/vda (beat_disk.c)
+ *   beat.disksize=SIZE the part of it that they use (default: 64M, or all of a smaller disk)
+ *   beat.net=IP/PREFIX[,port=N]   eth0's address; a TCP stream for `beatpeer` on port N (7000)
+ *                      and a UDP echo on N + 1 (beat_net.c)
  *
  * Lines it prints (each by one write, so they come whole or not at all):
  *   beat ready cpus=N mem=BYTES pages=N threads=N
- *   tick SEQ mono=NS real=NS maxgap=NS passes=N written=BYTES bad=N back=N late=NS sum=HEX
- *   BEAT MISMATCH ..., BEAT KERNEL <warning of the guest's kernel>, BEAT POWEROFF,
- *   BEAT END passes=N bad=N
- * SEQ goes up by one.  maxgap and late (of the tick itself) are since the line before; `sum` is
- * beat_line_sum() of the line up to " sum", so that a lost or doubled character shows too.
+ *   tick SEQ mono=NS real=NS maxgap=NS passes=N written=BYTES bad=N back=N late=NS
+ *           [diskw=BYTES diskbad=N] [netrx=BYTES nettx=BYTES netbad=N] sum=HEX
+ *   BEAT MISMATCH ..., BEAT DISK ..., BEAT NET ..., BEAT KERNEL <warning of the guest's kernel>,
+ * BEAT POWEROFF, BEAT END passes=N bad=N SEQ goes up by one.  maxgap and late (of the tick itself)
+ * are since the line before; `sum` is beat_line_sum() of the line up to " sum", so that a lost or
+ * doubled character shows too.
  *
  * The kernel's own messages would break into our lines, so they are kept off the console (but for a
  * panic) and warnings are passed on as lines of ours.
@@ -50,7 +55,7 @@ static char cmdline[4096];
 
 const char *opt_text(const char *name, const char *otherwise)
 {
-	static char copy[sizeof(cmdline)]; /* only main() asks */
+	char copy[sizeof(cmdline)];
 	size_t len = strlen(name);
 
 	strcpy(copy, cmdline);
@@ -98,10 +103,15 @@ void say(const char *fmt, ...)
 	va_end(ap);
 }
 
-/* The console's buffer must be out before the machine goes. */
+/* The console's buffer must be out before the machine goes, and what the other threads have to say
+ * about their devices going must not.
+ */
 static void __attribute__((noreturn)) leave(int how)
 {
-	tcdrain(STDOUT_FILENO);
+	int console = dup(STDOUT_FILENO);
+
+	dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDOUT_FILENO);
+	tcdrain(console);
 	reboot(how);
 	_exit(1);
 }
@@ -114,6 +124,12 @@ void die(const char *fmt, ...)
 	say_args(fmt, ap);
 	va_end(ap);
 	leave(RB_POWER_OFF);
+}
+
+void load_virtio(void)
+{
+	load_modules((const char *const[]){"virtio_ring", "virtio", "virtio_pci_modern_dev",
+					   "virtio_pci_legacy_dev", "virtio_pci", NULL});
 }
 
 void load_modules(const char *const *names)
@@ -189,7 +205,8 @@ static void pass_kernel_messages(int kmsg)
 
 static void print_tick(uint64_t seq, const struct mem_stats *mem, uint64_t late)
 {
-	char line[400];
+	uint64_t written, received, sent, bad;
+	char line[480];
 	int len;
 
 	len = snprintf(line, sizeof(line),
@@ -200,6 +217,13 @@ static void print_tick(uint64_t seq, const struct mem_stats *mem, uint64_t late)
 		       (unsigned long long)mem->passes, (unsigned long long)mem->written,
 		       (unsigned long long)mem->bad, (unsigned long long)clock_backward_steps(),
 		       (unsigned long long)late);
+	if (disk_stats(&written, &bad))
+		len += snprintf(line + len, sizeof(line) - (size_t)len, " diskw=%llu diskbad=%llu",
+				(unsigned long long)written, (unsigned long long)bad);
+	if (net_stats(&received, &sent, &bad))
+		len += snprintf(line + len, sizeof(line) - (size_t)len,
+				" netrx=%llu nettx=%llu netbad=%llu", (unsigned long long)received,
+				(unsigned long long)sent, (unsigned long long)bad);
 	say("%s sum=%04x", line, beat_line_sum(line, (size_t)len));
 }
 
@@ -266,16 +290,17 @@ static void mount_basics(void)
 
 int main(void)
 {
-	static const char *const button[] = {"evdev", "button", NULL};
 	int kmsg;
 
 	mount_basics();
 	klogctl(8 /* SYSLOG_ACTION_CONSOLE_LEVEL */, NULL, 1);
 	kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	lseek(kmsg, 0, SEEK_END);
-	load_modules(button);
+	load_modules((const char *const[]){"evdev", "button", NULL});
 	start_thread(watch_button, NULL);
 	clock_start();
+	disk_start();
+	net_start();
 	mem_start((unsigned)sysconf(_SC_NPROCESSORS_ONLN));
 	tick_for_ever(kmsg);
 }

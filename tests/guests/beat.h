@@ -23,8 +23,9 @@ uint64_t text_number(const char *text);
 void say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Says why and powers off: only for start-up. */
 void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
-/* Loads /modules/NAME.ko for each name of the list (NULL-terminated). */
+/* Loads /modules/NAME.ko for each name of the list (NULL-terminated), unless it is loaded. */
 void load_modules(const char *const *names);
+void load_virtio(void); /* virtio over PCI */
 /* A detached thread. */
 void start_thread(void *(*fn)(void *), void *arg);
 
@@ -58,5 +59,18 @@ struct mem_stats {
 
 void mem_start(unsigned cpus);
 void mem_stats(struct mem_stats *s);
+
+/* beat_disk.c and beat_net.c, if beat.disk and beat.net ask for them; else there are no stats. */
+void disk_start(void);
+bool disk_stats(uint64_t *written, uint64_t *bad);
+void net_start(void);
+bool net_stats(uint64_t *received, uint64_t *sent, uint64_t *bad);
+
+/* What word number `word` of the thing `id` holds after pass `stamp`. */
+static inline uint64_t pattern(uint64_t stamp, uint64_t id, unsigned word)
+{
+	return (stamp * 0x9e3779b97f4a7c15ull ^ id * 0xc2b2ae3d27d4eb4full) +
+	       word * 0x165667b19e3779f9ull;
+}
 
 #endif

@@ -8,7 +8,7 @@
  *   0                  PAGE_MAGIC
  *   1                  id: thread << 40 | page within the slice
  *   2                  stamp: the pass that wrote it, 0 from the first fill
- *   128 256 384 511    value(stamp, id, word): one in each quarter
+ *   128 256 384 511    pattern(stamp, id, word): one in each quarter
  *   all others         the same of the last pass that wrote the page in full
  * Words named one by one are checked and written in every pass.  The others only in one pass of
  * beat.full (default 16), in which (pass + page) % full is 0: the check is for torn pages, and a
@@ -50,12 +50,6 @@ static bool idle;
 static _Atomic uint64_t mismatches;
 static pthread_barrier_t filled;
 
-static uint64_t value(uint64_t stamp, uint64_t id, unsigned word)
-{
-	return (stamp * 0x9e3779b97f4a7c15ull ^ id * 0xc2b2ae3d27d4eb4full) +
-	       word * 0x165667b19e3779f9ull;
-}
-
 static uint64_t page_id(const struct worker *me, uint64_t page)
 {
 	return (uint64_t)me->index << 40 | page;
@@ -79,9 +73,9 @@ static void write_all_words(const struct worker *me, uint64_t page, uint64_t sta
 	w[W_ID] = id;
 	w[W_STAMP] = stamp;
 	for (unsigned i = W_FIRST_BODY; i < PAGE_WORDS; i++)
-		w[i] = value(body, id, i);
+		w[i] = pattern(body, id, i);
 	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++)
-		w[every_pass[n]] = value(stamp, id, every_pass[n]);
+		w[every_pass[n]] = pattern(stamp, id, every_pass[n]);
 }
 
 /* `word` is the first that was seen to be wrong; `want` what it should be. */
@@ -112,16 +106,16 @@ static bool verify(const struct worker *me, uint64_t page, uint64_t pass, bool f
 		}
 	}
 	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++) {
-		if (w[every_pass[n]] != value(pass - 1, id, every_pass[n])) {
-			report(me, page, every_pass[n], value(pass - 1, id, every_pass[n]));
+		if (w[every_pass[n]] != pattern(pass - 1, id, every_pass[n])) {
+			report(me, page, every_pass[n], pattern(pass - 1, id, every_pass[n]));
 			return false;
 		}
 	}
 	for (unsigned i = W_FIRST_BODY; full && i < PAGE_WORDS; i++) {
 		if (i == every_pass[next]) {
 			next++;
-		} else if (w[i] != value(body, id, i)) {
-			report(me, page, i, value(body, id, i));
+		} else if (w[i] != pattern(body, id, i)) {
+			report(me, page, i, pattern(body, id, i));
 			return false;
 		}
 	}
@@ -141,7 +135,7 @@ static void step(struct worker *me, uint64_t page, uint64_t pass)
 	}
 	w[W_STAMP] = pass;
 	for (unsigned n = 0; n < ARRAY_LEN(every_pass); n++)
-		w[every_pass[n]] = value(pass, id, every_pass[n]);
+		w[every_pass[n]] = pattern(pass, id, every_pass[n]);
 }
 
 /* Sleeps when more than 1 ms ahead of the rate; `*from` is when page number 0 was due. */

@@ -18,17 +18,18 @@ MODULES_EXT4   := crypto/crc32c_generic lib/crc16 fs/mbcache fs/jbd2/jbd2 fs/ext
 guests: guest-beat guest-debian guest-tools  ## build the test guests and their checkers
 guest-beat: $(G)/beat.cpio
 guest-debian: $(G)/debian.img $(G)/debian-initrd.cpio
-guest-tools: $(G)/beatcheck
+guest-tools: $(G)/beatcheck $(G)/beatpeer
 check-guests: guest-tools                 ## test the checkers
 	$(Q)tests/guests/test_beatcheck.sh $(G)/beatcheck
 
-$(G)/beatcheck: tests/guests/beatcheck.c tests/guests/beat_line.h
+$(G)/beatcheck $(G)/beatpeer: $(G)/%: tests/guests/%.c tests/guests/beat_line.h \
+		tests/guests/beat_stream.h vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $<
 
-BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c)
-$(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h vmm/base.h
+BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c beat_disk.c beat_net.c)
+$(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h tests/guests/beat_stream.h vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -static -s -pthread -o $@ $(BEAT_SRC)
