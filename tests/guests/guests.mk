@@ -18,7 +18,7 @@ MODULES_EXT4   := crypto/crc32c_generic lib/crc16 fs/mbcache fs/jbd2/jbd2 fs/ext
 guests: guest-beat guest-debian guest-tools  ## build the test guests and their checkers
 guest-beat: $(G)/beat.cpio
 guest-debian: $(G)/debian.img $(G)/debian-initrd.cpio
-guest-tools: $(G)/beatcheck $(G)/beatpeer
+guest-tools: $(addprefix $(G)/, beatcheck beatpeer redisload httpload)
 check-guests: guest-tools                 ## test the checkers
 	$(Q)tests/guests/test_beatcheck.sh $(G)/beatcheck
 
@@ -27,6 +27,12 @@ $(G)/beatcheck $(G)/beatpeer: $(G)/%: tests/guests/%.c tests/guests/beat_line.h 
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $<
+
+$(G)/redisload $(G)/httpload: $(G)/%load: tests/guests/load.c tests/guests/load_%.c vmm/base.c \
+		tests/guests/load.h vmm/base.h
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $(filter %.c, $^)
 
 BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c beat_disk.c beat_net.c)
 $(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h tests/guests/beat_stream.h vmm/base.h
