@@ -19,7 +19,7 @@
  *
  * Lines it prints (each by one write, so they come whole or not at all):
  *   beat ready cpus=N mem=BYTES pages=N threads=N
- *   tick SEQ mono=NS real=NS maxgap=NS passes=N written=BYTES bad=N back=N late=NS
+ *   tick SEQ mono=NS real=NS maxgap=NS pgap=NS late=NS passes=N written=BYTES bad=N back=N
  *           [diskw=BYTES diskbad=N] [netrx=BYTES nettx=BYTES netbad=N] sum=HEX
  *   BEAT MISMATCH ..., BEAT DISK ..., BEAT NET ..., BEAT KERNEL <warning of the guest's kernel>,
  * BEAT POWEROFF, BEAT END passes=N bad=N SEQ goes up by one.  maxgap and late (of the tick itself)
@@ -210,13 +210,13 @@ static void print_tick(uint64_t seq, const struct mem_stats *mem, uint64_t late)
 	int len;
 
 	len = snprintf(line, sizeof(line),
-		       "tick %llu mono=%llu real=%llu maxgap=%llu passes=%llu written=%llu "
-		       "bad=%llu back=%llu late=%llu",
+		       "tick %llu mono=%llu real=%llu maxgap=%llu pgap=%llu late=%llu passes=%llu "
+		       "written=%llu bad=%llu back=%llu",
 		       (unsigned long long)seq, (unsigned long long)clock_ns(),
-		       (unsigned long long)clock_real(), (unsigned long long)mem->maxgap,
+		       (unsigned long long)clock_real(), (unsigned long long)mem->gaps.quiet,
+		       (unsigned long long)mem->gaps.printing, (unsigned long long)late,
 		       (unsigned long long)mem->passes, (unsigned long long)mem->written,
-		       (unsigned long long)mem->bad, (unsigned long long)clock_backward_steps(),
-		       (unsigned long long)late);
+		       (unsigned long long)mem->bad, (unsigned long long)clock_backward_steps());
 	if (disk_stats(&written, &bad))
 		len += snprintf(line + len, sizeof(line) - (size_t)len, " diskw=%llu diskbad=%llu",
 				(unsigned long long)written, (unsigned long long)bad);
@@ -224,7 +224,10 @@ static void print_tick(uint64_t seq, const struct mem_stats *mem, uint64_t late)
 		len += snprintf(line + len, sizeof(line) - (size_t)len,
 				" netrx=%llu nettx=%llu netbad=%llu", (unsigned long long)received,
 				(unsigned long long)sent, (unsigned long long)bad);
+	gap_printing();
 	say("%s sum=%04x", line, beat_line_sum(line, (size_t)len));
+	tcdrain(STDOUT_FILENO);
+	gap_printing();
 }
 
 static void end_by_option(uint64_t seq, const struct mem_stats *mem)

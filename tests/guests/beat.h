@@ -30,21 +30,28 @@ void load_virtio(void); /* virtio over PCI */
 void start_thread(void *(*fn)(void *), void *arg);
 
 /* beat_clock.c: clocks that go back, and gaps. */
-struct gap {
-	_Alignas(64) _Atomic uint64_t recent; /* longest since it was last taken, TSC cycles */
-	uint64_t last;                        /* TSC at the last look; owner only */
+struct gaps {
+	uint64_t quiet, printing; /* ns: while no tick line was being printed, and while one was */
+};
+
+struct gap_watch {
+	_Alignas(64) _Atomic uint64_t longest[2]; /* TSC cycles since last taken, [printing] */
+	uint64_t last;                            /* TSC at the last look; owner only */
+	unsigned last_prints;
 };
 
 void clock_start(void);
 uint64_t clock_real(void); /* CLOCK_REALTIME in ns; clock_ns() is CLOCK_MONOTONIC */
 /* Reads the TSC, notes the gap since the last look and whether it went back on this CPU. */
-void gap_look(struct gap *g);
+void gap_look(struct gap_watch *g);
 /* Forgets the last look: the time until the next one was spent waiting on purpose. */
-void gap_restart(struct gap *g);
+void gap_restart(struct gap_watch *g);
 /* Adds a gap measured otherwise, in ns. */
-void gap_add_ns(struct gap *g, uint64_t ns);
-/* The longest gap since the last call, in ns (ticker only). */
-uint64_t gap_take_ns(struct gap *g);
+void gap_add_ns(struct gap_watch *g, uint64_t ns);
+/* Raises *longest to the longest gaps since the last call (ticker only). */
+void gap_take(struct gap_watch *g, struct gaps *longest);
+/* The ticker calls it before and after it prints a line. */
+void gap_printing(void);
 /* Checks CLOCK_MONOTONIC, CLOCK_REALTIME's offset to it and the TSC against what any CPU saw. */
 void clock_check(void);
 uint64_t clock_backward_steps(void);
@@ -54,7 +61,7 @@ struct mem_stats {
 	uint64_t passes;  /* whole passes that every thread has made */
 	uint64_t written; /* bytes of pages stepped */
 	uint64_t bad;     /* mismatches */
-	uint64_t maxgap;  /* ns, longest gap of any thread since the last call */
+	struct gaps gaps; /* longest of any thread since the last call */
 };
 
 void mem_start(unsigned cpus);

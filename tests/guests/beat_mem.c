@@ -35,7 +35,7 @@ enum { W_MAGIC, W_ID, W_STAMP, W_FIRST_BODY };
 static const unsigned every_pass[] = {128, 256, 384, 511};
 
 struct worker {
-	struct gap gap;
+	struct gap_watch gap;
 	unsigned index;
 	uint64_t *slice;
 	uint64_t pages;
@@ -265,10 +265,9 @@ void mem_stats(struct mem_stats *s)
 	*s = (struct mem_stats){.passes = UINT64_MAX, .bad = atomic_load(&mismatches)};
 	for (unsigned i = 0; i < thread_count; i++) {
 		uint64_t passes = atomic_load_explicit(&workers[i].passes, memory_order_relaxed);
-		uint64_t gap = gap_take_ns(&workers[i].gap);
 
-		s->passes = passes < s->passes ? passes : s->passes;
-		s->maxgap = gap > s->maxgap ? gap : s->maxgap;
+		gap_take(&workers[i].gap, &s->gaps);
+		s->passes = MIN(passes, s->passes);
 		s->written += PAGE_BYTES *
 			      atomic_load_explicit(&workers[i].stepped, memory_order_relaxed);
 	}

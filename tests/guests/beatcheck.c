@@ -7,8 +7,9 @@
  * that neither beat nor a kernel prints, or a KEY of the last tick below N ("ticks" counts as one).
  * Otherwise a line (or with --json an object) with the counters and the gaps:
  *   tick_gap   the longest interval between two ticks, and the same less the median ("excess")
- *   guest_gap  the same of maxgap: the longest time a CPU of the guest did not run
- * --top N lists the N ticks with the longest maxgap, e.g. one per handover.
+ *   guest_gap  the longest time a CPU of the guest did not run; its excess is the larger of what
+ *              maxgap and pgap have above their own medians: the pause as the guest saw it
+ * --top N lists the N ticks with the largest excess, e.g. one per handover.
  * A guest that is reset starts a new count; the clocks may start again.  A last line without its
  * end is left out: the log may still be growing.
  */
@@ -18,6 +19,7 @@
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +38,7 @@ struct counters {
 };
 
 struct sample {
-	unsigned long long seq, mono, interval, maxgap;
+	unsigned long long seq, mono, interval, maxgap, pgap, excess;
 };
 
 static struct counters last;   /* of the tick before */
@@ -104,8 +106,8 @@ static void check_counters(const struct counters *now)
 		if ((!strcmp(c->name, "back") || (len >= 3 && !strcmp(c->name + len - 3, "bad"))) &&
 		    c->value)
 			fail("tick %llu: %s=%llu", seq, c->name, c->value);
-		if (strcmp(c->name, "maxgap") && strcmp(c->name, "late") && have_last &&
-		    c->value < get(&last, c->name))
+		if (strcmp(c->name, "maxgap") && strcmp(c->name, "pgap") &&
+		    strcmp(c->name, "late") && have_last && c->value < get(&last, c->name))
 			fail("tick %llu: %s went back from %llu to %llu", seq, c->name,
 			     get(&last, c->name), c->value);
 	}
@@ -132,6 +134,7 @@ static void take_tick(const char *line)
 			.mono = get(&now, "mono"),
 			.interval = get(&now, "mono") - get(&last, "mono"),
 			.maxgap = get(&now, "maxgap"),
+			.pgap = get(&now, "pgap"),
 		};
 	}
 	last = now;
@@ -179,58 +182,77 @@ static void read_log(FILE *f)
 	free(line);
 }
 
-static int by_interval(const void *a, const void *b)
+static int by_value(const void *a, const void *b)
 {
-	const struct sample *x = a, *y = b;
+	const unsigned long long *x = a, *y = b;
 
-	return (x->interval > y->interval) - (x->interval < y->interval);
+	return (*x > *y) - (*x < *y);
 }
 
-static int by_maxgap(const void *a, const void *b)
+static int by_excess(const void *a, const void *b)
 {
-	const struct sample *x = a, *y = b;
+	return by_value(&((const struct sample *)b)->excess, &((const struct sample *)a)->excess);
+}
 
-	return (x->maxgap > y->maxgap) - (x->maxgap < y->maxgap);
+/* The median and the maximum of the member at `offset` of every sample. */
+static void median_and_max(size_t offset, unsigned long long *median, unsigned long long *max)
+{
+	unsigned long long *values = calloc(sample_count + 1, sizeof(*values));
+
+	if (!values)
+		err(1, "memory");
+	for (size_t i = 0; i < sample_count; i++)
+		memcpy(&values[i], (const char *)&samples[i] + offset, sizeof(*values));
+	qsort(values, sample_count, sizeof(*values), by_value);
+	*median = values[sample_count / 2];
+	*max = values[sample_count ? sample_count - 1 : 0];
+	free(values);
+}
+
+static unsigned long long above(unsigned long long value, unsigned long long limit)
+{
+	return value > limit ? value - limit : 0;
 }
 
 static void print_report(bool json, size_t top)
 {
-	struct sample none = {0}, *longest = &none, *middle = &none;
-	unsigned long long max, median;
+	unsigned long long interval, longest_interval, quiet, longest_quiet, printing,
+		longest_printing, longest, excess;
 
-	qsort(samples, sample_count, sizeof(*samples), by_interval);
-	if (sample_count) {
-		longest = &samples[sample_count - 1];
-		middle = &samples[sample_count / 2];
+	median_and_max(offsetof(struct sample, interval), &interval, &longest_interval);
+	median_and_max(offsetof(struct sample, maxgap), &quiet, &longest_quiet);
+	median_and_max(offsetof(struct sample, pgap), &printing, &longest_printing);
+	for (size_t i = 0; i < sample_count; i++) {
+		struct sample *s = &samples[i];
+
+		s->excess = above(s->maxgap, quiet);
+		if (above(s->pgap, printing) > s->excess)
+			s->excess = above(s->pgap, printing);
 	}
-	max = longest->interval;
-	median = middle->interval;
-	/* From here on the two point to the longest and the middle maxgap. */
-	qsort(samples, sample_count, sizeof(*samples), by_maxgap);
+	qsort(samples, sample_count, sizeof(*samples), by_excess);
+	excess = sample_count ? samples[0].excess : 0;
+	longest = longest_quiet > longest_printing ? longest_quiet : longest_printing;
 	if (!json) {
 		printf("ok: %llu ticks, %llu passes, %llu MiB written, longest tick gap %.1f ms "
 		       "(%.1f less the normal one), longest guest gap %.1f ms (%.1f)",
-		       ticks, get(&last, "passes"), get(&last, "written") >> 20, (double)max / 1e6,
-		       (double)(max - median) / 1e6, (double)longest->maxgap / 1e6,
-		       (double)(longest->maxgap - middle->maxgap) / 1e6);
+		       ticks, get(&last, "passes"), get(&last, "written") >> 20,
+		       (double)longest_interval / 1e6, (double)(longest_interval - interval) / 1e6,
+		       (double)longest / 1e6, (double)excess / 1e6);
 		printf(kernel_warnings ? ", %llu kernel warnings\n" : "\n", kernel_warnings);
 	} else {
 		printf("{\"ok\":true,\"ticks\":%llu,\"boots\":%llu,\"kernel_warnings\":%llu,"
 		       "\"tick_gap_ns\":%llu,\"tick_gap_excess_ns\":%llu,\"guest_gap_ns\":%llu,"
 		       "\"guest_gap_excess_ns\":%llu,\"last\":{",
-		       ticks, boots, kernel_warnings, max, max - median, longest->maxgap,
-		       longest->maxgap - middle->maxgap);
+		       ticks, boots, kernel_warnings, longest_interval, longest_interval - interval,
+		       longest, excess);
 		for (unsigned i = 0; i < last.count; i++)
 			printf("%s\"%s\":%llu", i ? "," : "", last.c[i].name, last.c[i].value);
 		printf("},\"gaps\":[");
 	}
-	for (size_t i = 0; i < top && i < sample_count; i++) {
-		const struct sample *s = &samples[sample_count - 1 - i];
-
-		printf(json ? "%s{\"seq\":%llu,\"mono_ns\":%llu,\"gap_ns\":%llu}"
-			    : "%stick %llu mono=%llu maxgap=%llu\n",
-		       json && i ? "," : "", s->seq, s->mono, s->maxgap);
-	}
+	for (size_t i = 0; i < top && i < sample_count; i++)
+		printf(json ? "%s{\"seq\":%llu,\"mono_ns\":%llu,\"excess_ns\":%llu}"
+			    : "%stick %llu mono=%llu excess=%llu\n",
+		       json && i ? "," : "", samples[i].seq, samples[i].mono, samples[i].excess);
 	if (json)
 		printf("]}\n");
 }
