@@ -15,7 +15,7 @@ PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fspro
 PACKAGES_TEST  := libcriterion-dev
 
 LIBS    := liburing libprotobuf-c libseccomp libcap-ng jansson
-CPPFLAGS += -D_GNU_SOURCE -I. -I$(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
+CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 CFLAGS  ?= -O2 -g
 WARN    := -std=gnu11 -Wall -Wextra -Wshadow -Wcast-qual -Wstrict-prototypes -Wvla $(if $(CI),-Werror)
 LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -pthread

@@ -2,12 +2,37 @@
 #ifndef REJUV_CLI_H
 #define REJUV_CLI_H
 
+#include <stdbool.h>
+
 /* Exit statuses of the command line (DESIGN: 0 only on success). */
-enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum {
+	EXIT_OK = 0,
+	EXIT_FAILED = 1,
+	EXIT_USAGE = 2,
+	/* `run --debug-exit` reports the guest's own odd codes; its own failures must not look so. */
+	EXIT_RUN_FAILED = 4,
+};
 
 /* "vmbeam: what: why" on stderr; returns EXIT_FAILED. */
 int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a wrong call; returns EXIT_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+int run_main(int argc, char **argv);
+int list_main(int argc, char **argv);
+int info_main(int argc, char **argv);
+int console_main(int argc, char **argv);
+int pause_main(int argc, char **argv);
+int resume_main(int argc, char **argv);
+int stop_main(int argc, char **argv);
+int dump_main(int argc, char **argv);
+int migrate_main(int argc, char **argv);
+int vmm_main(int argc, char **argv);
+
+/* attach.c: relays the terminal and a console until the VM has ended; returns the exit status.
+ * console (may be -1) is taken over.  *crashed tells that the status is not the VM's own. */
+int attach_until_end(const char *vm, int console, bool *crashed);
+/* Relays until the user leaves (Ctrl-]) or the VM ends. */
+int attach_console(const char *vm, int console);
 
 #endif

@@ -12,7 +12,21 @@ static const struct command {
 	int (*run)(int argc, char **argv);
 	const char *usage;
 } commands[] = {
+	{"run", run_main,
+	 "run NAME --kernel F [--initrd F] [--append S] [--memory 512M] [--cpus N] [--disk F[,ro]]...\n"
+	 "             [--net tap=IFNAME[,mac=M]]... [--serial stdio|FILE|socket] [--hugepages]\n"
+	 "             [--module F]... [--debug-exit] [--paused] [--detach]"},
+	{"list", list_main, "list [--json]"},
+	{"info", info_main, "info NAME [--json]"},
+	{"console", console_main, "console NAME"},
+	{"pause", pause_main, "pause NAME"},
+	{"resume", resume_main, "resume NAME"},
+	{"stop", stop_main, "stop NAME [--force] [--timeout S]"},
+	{"dump", dump_main, "dump NAME --out FILE"},
+	{"migrate", migrate_main,
+	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--emulate] [-- COMMAND...]"},
+	{"vmm", vmm_main, NULL}, /* the process of one VM; not for people */
 };
 
 int cli_fail(const char *fmt, ...)
@@ -44,7 +58,8 @@ static void print_help(FILE *out)
 	fputs("vmbeam keeps virtual machines running while the hypervisor under them is replaced.\n\n",
 	      out);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		fprintf(out, "  vmbeam %s\n", commands[i].usage);
+		if (commands[i].usage)
+			fprintf(out, "  vmbeam %s\n", commands[i].usage);
 }
 
 int main(int argc, char **argv)

@@ -1,0 +1,304 @@
+/* cmd_run.c: `vmbeam run`: starts a VM and, unless detached, stays with its console. */
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+#include "vmm/vmm.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/sysinfo.h>
+#include <unistd.h>
+
+enum { START_TIMEOUT_MS = 60000 };
+
+struct run_options {
+	Vmb__VmConfig config;
+	Vmb__DiskConfig disks[VM_MAX_DISKS], *disk_ptrs[VM_MAX_DISKS];
+	Vmb__NetConfig nets[VM_MAX_NETS], *net_ptrs[VM_MAX_NETS];
+	char *modules[VM_MAX_MODULES];
+	bool detach, attach, paused;
+	char *memory; /* of strings made here; freed at the end of the process */
+};
+
+/* The vmm process has another working directory soon: paths are made absolute here. */
+static char *absolute(const char *path)
+{
+	char *full = realpath(path, NULL);
+
+	return full ? full : xstrdup(path);
+}
+
+static int add_disk(struct run_options *o, const char *arg, struct error *e)
+{
+	char *path = xstrdup(arg), *comma = strrchr(path, ',');
+	Vmb__DiskConfig *d;
+
+	if (o->config.n_disks == VM_MAX_DISKS)
+		return error_set(e, "--disk: at most %d", VM_MAX_DISKS);
+	d = &o->disks[o->config.n_disks];
+	vmb__disk_config__init(d);
+	if (comma && !strcmp(comma, ",ro")) {
+		d->read_only = true;
+		*comma = 0;
+	}
+	d->path = absolute(path);
+	o->disk_ptrs[o->config.n_disks++] = d;
+	free(path);
+	return 0;
+}
+
+static int parse_mac(const char *s, uint8_t mac[6])
+{
+	unsigned int v[6];
+	char end;
+
+	if (sscanf(s, "%2x:%2x:%2x:%2x:%2x:%2x%c", &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &end) != 6)
+		return -1;
+	for (int i = 0; i < 6; i++)
+		mac[i] = (uint8_t)v[i];
+	return mac[0] & 1 ? -1 : 0; /* not a group address */
+}
+
+/* A locally administered address that is the same for the same VM and interface every time. */
+static void default_mac(const char *name, size_t index, uint8_t mac[6])
+{
+	uint32_t h = 2166136261u + (uint32_t)index;
+
+	for (; *name; name++)
+		h = (h ^ (uint8_t)*name) * 16777619u;
+	memcpy(mac, (uint8_t[]){0x52, 0x54, 0, (uint8_t)(h >> 16), (uint8_t)(h >> 8), (uint8_t)h}, 6);
+}
+
+static int add_net(struct run_options *o, const char *arg, struct error *e)
+{
+	char *copy = xstrdup(arg), *save = NULL;
+	uint8_t *mac = xcalloc(1, 6);
+	bool have_mac = false;
+	Vmb__NetConfig *n;
+
+	if (o->config.n_nets == VM_MAX_NETS)
+		return error_set(e, "--net: at most %d", VM_MAX_NETS);
+	n = &o->nets[o->config.n_nets];
+	vmb__net_config__init(n);
+	for (char *part = strtok_r(copy, ",", &save); part; part = strtok_r(NULL, ",", &save)) {
+		if (!strncmp(part, "tap=", 4))
+			n->tap = xstrdup(part + 4);
+		else if (!strncmp(part, "mac=", 4) && !parse_mac(part + 4, mac))
+			have_mac = true;
+		else
+			return error_set(e, "--net %s: tap=IFNAME[,mac=M] is expected", arg);
+	}
+	if (!n->tap[0])
+		return error_set(e, "--net %s: tap=IFNAME is missing", arg);
+	if (!have_mac)
+		default_mac(o->config.name, o->config.n_nets, mac);
+	n->mac.data = mac;
+	n->mac.len = 6;
+	o->net_ptrs[o->config.n_nets++] = n;
+	free(copy);
+	return 0;
+}
+
+static int set_serial(struct run_options *o, const char *arg)
+{
+	o->attach = !strcmp(arg, "stdio");
+	if (o->attach || !strcmp(arg, "socket"))
+		return 0;
+	o->config.serial = VMB__SERIAL_KIND__SERIAL_FILE;
+	/* It need not exist yet. */
+	o->config.serial_file = arg[0] == '/' ? xstrdup(arg) : NULL;
+	if (!o->config.serial_file) {
+		char cwd[PATH_MAX];
+
+		if (!getcwd(cwd, sizeof(cwd)))
+			return -1;
+		o->config.serial_file = xasprintf("%s/%s", cwd, arg);
+	}
+	return 0;
+}
+
+enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_DISK, OPT_NET,
+       OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_IN };
+
+static const struct option options[] = {
+	{"kernel", required_argument, NULL, OPT_KERNEL},
+	{"initrd", required_argument, NULL, OPT_INITRD},
+	{"append", required_argument, NULL, OPT_APPEND},
+	{"memory", required_argument, NULL, OPT_MEMORY},
+	{"cpus", required_argument, NULL, OPT_CPUS},
+	{"disk", required_argument, NULL, OPT_DISK},
+	{"net", required_argument, NULL, OPT_NET},
+	{"serial", required_argument, NULL, OPT_SERIAL},
+	{"hugepages", no_argument, NULL, OPT_HUGEPAGES},
+	{"detach", no_argument, NULL, OPT_DETACH},
+	{"module", required_argument, NULL, OPT_MODULE},
+	{"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
+	{"paused", no_argument, NULL, OPT_PAUSED},
+	{"in", required_argument, NULL, OPT_IN},
+	{NULL, 0, NULL, 0},
+};
+
+static int parse_option(struct run_options *o, int opt, char *arg, struct error *e)
+{
+	uint64_t n;
+
+	switch (opt) {
+	case OPT_KERNEL:
+		o->config.kernel = absolute(arg);
+		return 0;
+	case OPT_INITRD:
+		o->config.initrd = absolute(arg);
+		return 0;
+	case OPT_APPEND:
+		o->config.append = arg;
+		return 0;
+	case OPT_MEMORY:
+		if (parse_size(arg, &n, e))
+			return -1;
+		o->config.memory = n;
+		return 0;
+	case OPT_CPUS:
+		if (parse_uint(arg, 1, 64, &n, e))
+			return -1;
+		o->config.cpus = (uint32_t)n;
+		return 0;
+	case OPT_DISK:
+		return add_disk(o, arg, e);
+	case OPT_NET:
+		return add_net(o, arg, e);
+	case OPT_SERIAL:
+		return set_serial(o, arg);
+	case OPT_HUGEPAGES:
+		o->config.hugepages = true;
+		return 0;
+	case OPT_DETACH:
+		o->detach = true;
+		return 0;
+	case OPT_MODULE:
+		if (o->config.n_modules == VM_MAX_MODULES)
+			return error_set(e, "--module: at most %d", VM_MAX_MODULES);
+		o->modules[o->config.n_modules++] = arg;
+		return 0;
+	case OPT_DEBUG_EXIT:
+		o->config.debug_exit = true;
+		return 0;
+	case OPT_PAUSED:
+		o->paused = true;
+		return 0;
+	case OPT_IN:
+		return error_set(e, "--in: guest hypervisors are not there yet");
+	default:
+		return error_set(e, "unknown option or missing value");
+	}
+}
+
+static int parse(struct run_options *o, int argc, char **argv, struct error *e)
+{
+	int opt;
+
+	vmb__vm_config__init(&o->config);
+	o->config.memory = 512 * MIB;
+	o->config.cpus = 1;
+	o->config.disks = o->disk_ptrs;
+	o->config.nets = o->net_ptrs;
+	o->config.modules = o->modules;
+	o->attach = true;
+	if (argc < 2 || argv[1][0] == '-')
+		return error_set(e, "the VM's name is missing");
+	o->config.name = argv[1];
+	opterr = 0;
+	optind = 2;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
+		if (parse_option(o, opt, optarg, e))
+			return -1;
+	if (optind < argc)
+		return error_set(e, "%s: unexpected", argv[optind]);
+	return vm_config_validate(&o->config, e);
+}
+
+static int check_memory(uint64_t bytes, struct error *e)
+{
+	struct sysinfo si;
+	uint64_t have;
+
+	if (sysinfo(&si))
+		return error_set_errno(e, "sysinfo");
+	have = (uint64_t)si.totalram * si.mem_unit;
+	if (bytes > have)
+		return error_set(e, "memory: %llu MiB asked for, this machine has %llu MiB",
+				 (unsigned long long)(bytes / MIB), (unsigned long long)(have / MIB));
+	return 0;
+}
+
+/* Starts the vmm process; *console gets our end of the serial console if it is wanted. */
+static int start(struct run_options *o, int *console, struct error *e)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__CreateRequest create = VMB__CREATE_REQUEST__INIT;
+	int pair[2] = {-1, -1}, link, result;
+	bool attach = o->attach && !o->detach;
+
+	if (attach && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		return error_set_errno(e, "socketpair");
+	create.config = &o->config;
+	create.keep_paused = o->paused;
+	r.kind_case = VMB__REQUEST__KIND_CREATE;
+	r.create = &create;
+	if (vmm_spawn(&link, e) < 0) {
+		close_fd(&pair[0]);
+		close_fd(&pair[1]);
+		return -1;
+	}
+	result = vmm_request(link, &r, &pair[1], attach, NULL, NULL, START_TIMEOUT_MS, e);
+	close(link);
+	close_fd(&pair[1]);
+	if (result)
+		close_fd(&pair[0]);
+	*console = pair[0];
+	return result;
+}
+
+static void stop_vm(const char *name)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__StopRequest stop = VMB__STOP_REQUEST__INIT;
+	struct error e;
+	int fd = vmm_connect(name, &e);
+
+	if (fd < 0)
+		return;
+	stop.force = true;
+	r.kind_case = VMB__REQUEST__KIND_STOP;
+	r.stop = &stop;
+	vmm_request(fd, &r, NULL, 0, NULL, NULL, 5000, &e);
+	close(fd);
+}
+
+int run_main(int argc, char **argv)
+{
+	static struct run_options o;
+	struct error e = {""};
+	int console, status;
+	bool crashed = false;
+
+	if (parse(&o, argc, argv, &e))
+		return cli_usage("run: %s", e.text);
+	if (check_memory(o.config.memory, &e) || start(&o, &console, &e)) {
+		cli_fail("%s: %s", o.config.name, e.text);
+		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
+	}
+	if (o.detach)
+		return EXIT_OK;
+	status = attach_until_end(o.config.name, console, &crashed);
+	if (crashed)
+		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
+	if (status < 0) { /* interrupted: what was started in the foreground ends with it */
+		stop_vm(o.config.name);
+		status = 130;
+	}
+	runtime_remove(o.config.name);
+	return status;
+}

@@ -1,0 +1,349 @@
+/* cmd_vm.c: the commands about VMs that exist: list, info, console, pause, resume, stop, dump. */
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { ANSWER_MS = 10000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
+
+static const char *state_name(Vmb__RunState s)
+{
+	switch (s) {
+	case VMB__RUN_STATE__RUN_STATE_STARTING:
+		return "starting";
+	case VMB__RUN_STATE__RUN_STATE_RUNNING:
+		return "running";
+	case VMB__RUN_STATE__RUN_STATE_PAUSED:
+		return "paused";
+	case VMB__RUN_STATE__RUN_STATE_MOVING:
+		return "moving";
+	case VMB__RUN_STATE__RUN_STATE_INCOMING:
+		return "incoming";
+	case VMB__RUN_STATE__RUN_STATE_CRASHED:
+		return "crashed";
+	default:
+		return "unknown";
+	}
+}
+
+/* The name and the flags that every one of these commands takes. */
+struct args {
+	const char *name, *out;
+	bool json, force;
+	uint64_t timeout_s;
+};
+
+static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
+{
+	static const struct option options[] = {
+		{"json", no_argument, NULL, 'j'},      {"force", no_argument, NULL, 'f'},
+		{"out", required_argument, NULL, 'o'}, {"timeout", required_argument, NULL, 't'},
+		{NULL, 0, NULL, 0},
+	};
+	struct error e;
+	int opt;
+
+	memset(a, 0, sizeof(*a));
+	a->timeout_s = STOP_GRACE_S;
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		switch (opt) {
+		case 'j':
+			a->json = true;
+			break;
+		case 'f':
+			a->force = true;
+			break;
+		case 'o':
+			a->out = optarg;
+			break;
+		case 't':
+			if (parse_uint(optarg, 0, 86400, &a->timeout_s, &e))
+				return cli_usage("%s: --timeout: %s", argv[0], e.text);
+			break;
+		default:
+			return cli_usage("%s: unknown option or missing value", argv[0]);
+		}
+	}
+	if (optind < argc)
+		a->name = argv[optind++];
+	if (optind < argc || (wants_name && !a->name) || (!wants_name && a->name))
+		return cli_usage("%s: %s", argv[0], wants_name ? "one VM's name is expected"
+							       : "no name is expected");
+	if (a->name && strchr(a->name, '/'))
+		return cli_usage("%s: '%s' is not a VM's name", argv[0], a->name);
+	return 0;
+}
+
+static int get_info(const char *name, Vmb__Reply **reply, struct error *e)
+{
+	int fd = vmm_connect(name, e), r;
+
+	if (fd < 0)
+		return -1;
+	r = vmm_simple_request(fd, VMB__REQUEST__KIND_INFO, reply, NULL, ANSWER_MS, e);
+	close(fd);
+	if (!r && (*reply)->kind_case != VMB__REPLY__KIND_INFO) {
+		vmb__reply__free_unpacked(*reply, NULL);
+		return error_set(e, "%s: its process made no sense", name);
+	}
+	return r;
+}
+
+static json_t *info_json(const Vmb__InfoReply *i)
+{
+	json_t *disks = json_array(), *nets = json_array(), *exits = json_array();
+
+	for (size_t k = 0; k < i->config->n_disks; k++)
+		json_array_append_new(disks, json_pack("{s:s, s:b}", "path", i->config->disks[k]->path,
+						       "read_only", i->config->disks[k]->read_only));
+	for (size_t k = 0; k < i->config->n_nets; k++)
+		json_array_append_new(nets, json_pack("{s:s}", "tap", i->config->nets[k]->tap));
+	for (size_t k = 0; k < i->n_exits; k++)
+		json_array_append_new(exits, json_integer((json_int_t)i->exits[k]));
+	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s}", "vm",
+			 i->config->name, "state", state_name(i->state), "placement", "host",
+			 "memory_bytes", (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
+			 "pid", i->pid, "uptime_ns", (json_int_t)i->uptime_ns, "handovers",
+			 (int)i->handovers, "disks", disks, "nets", nets, "exits", exits,
+			 "first_run_ns", (json_int_t)i->first_run_ns, "detail", i->detail);
+}
+
+static void print_json(json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(2));
+	putchar('\n');
+	json_decref(j);
+}
+
+int info_main(int argc, char **argv)
+{
+	struct args a;
+	Vmb__Reply *reply;
+	Vmb__InfoReply *i;
+	struct error e;
+	int r = parse_args(argc, argv, true, &a);
+
+	if (r)
+		return r;
+	if (get_info(a.name, &reply, &e))
+		return cli_fail("%s", e.text);
+	i = reply->info;
+	if (a.json) {
+		print_json(info_json(i));
+	} else {
+		printf("name       %s\nstate      %s%s%s\nplacement  host\nmemory     %llu MiB%s\n"
+		       "cpus       %u\nprocess    %d, for %llu s\nhandovers  %u\nkernel     %s\n",
+		       i->config->name, state_name(i->state), i->detail[0] ? ": " : "", i->detail,
+		       (unsigned long long)(i->config->memory / MIB),
+		       i->config->hugepages ? ", huge pages" : "", i->config->cpus, i->pid,
+		       (unsigned long long)(i->uptime_ns / 1000000000), i->handovers, i->config->kernel);
+		for (size_t k = 0; k < i->config->n_disks; k++)
+			printf("disk%zu      %s%s\n", k, i->config->disks[k]->path,
+			       i->config->disks[k]->read_only ? " (read-only)" : "");
+		for (size_t k = 0; k < i->config->n_nets; k++)
+			printf("net%zu       tap %s\n", k, i->config->nets[k]->tap);
+	}
+	vmb__reply__free_unpacked(reply, NULL);
+	return EXIT_OK;
+}
+
+static void list_one(const char *name, json_t *array)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	char reason[64];
+	int status;
+
+	if (!get_info(name, &reply, &e)) {
+		const Vmb__InfoReply *i = reply->info;
+
+		if (array)
+			json_array_append_new(array, info_json(i));
+		else
+			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, state_name(i->state), "host",
+			       (unsigned long long)(i->config->memory / MIB), i->config->cpus, i->pid);
+		vmb__reply__free_unpacked(reply, NULL);
+		return;
+	}
+	if (runtime_exit_record(name, reason, &status)) {
+		runtime_remove(name); /* it has ended and nobody was there to clear up */
+		return;
+	}
+	if (array)
+		json_array_append_new(array, json_pack("{s:s, s:s, s:s}", "vm", name, "state", "dead",
+						       "detail", e.text));
+	else
+		printf("%-20s %-9s its process died; 'vmbeam stop %s' clears it away\n", name, "dead",
+		       name);
+}
+
+int list_main(int argc, char **argv)
+{
+	json_t *array = NULL;
+	struct dirent **names = NULL;
+	struct args a;
+	int r = parse_args(argc, argv, false, &a), n;
+
+	if (r)
+		return r;
+	n = scandir(runtime_dir(), &names, NULL, alphasort);
+	if (a.json)
+		array = json_array();
+	else
+		printf("%-20s %-9s %-10s %10s  %3s  %7s\n", "NAME", "STATE", "PLACEMENT", "MEMORY", "CPU",
+		       "PID");
+	for (int i = 0; i < n; i++) {
+		if (names[i]->d_name[0] != '.')
+			list_one(names[i]->d_name, array);
+		free(names[i]);
+	}
+	free(names);
+	if (array)
+		print_json(array);
+	return EXIT_OK;
+}
+
+static int simple(int argc, char **argv, Vmb__Request__KindCase kind)
+{
+	struct args a;
+	struct error e;
+	int r = parse_args(argc, argv, true, &a), fd;
+
+	if (r)
+		return r;
+	fd = vmm_connect(a.name, &e);
+	if (fd < 0)
+		return cli_fail("%s", e.text);
+	r = vmm_simple_request(fd, kind, NULL, NULL, ANSWER_MS, &e);
+	close(fd);
+	return r ? cli_fail("%s: %s", a.name, e.text) : EXIT_OK;
+}
+
+int pause_main(int argc, char **argv)
+{
+	return simple(argc, argv, VMB__REQUEST__KIND_PAUSE);
+}
+
+int resume_main(int argc, char **argv)
+{
+	return simple(argc, argv, VMB__REQUEST__KIND_RESUME);
+}
+
+int console_main(int argc, char **argv)
+{
+	struct args a;
+	int r = parse_args(argc, argv, true, &a);
+
+	return r ? r : attach_console(a.name, -1);
+}
+
+/* Asks, then waits for the end on the same kind of connection that `run` uses. */
+static int stop(const char *name, bool force, uint64_t timeout_s, struct error *e)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__StopRequest s = VMB__STOP_REQUEST__INIT;
+	Vmb__Reply *reply = NULL;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	int fd = vmm_connect(name, e), result = -1;
+
+	if (fd < 0)
+		return -1;
+	r.kind_case = VMB__REQUEST__KIND_STOP;
+	r.stop = &s;
+	s.force = force;
+	if (vmm_request(fd, &r, NULL, 0, NULL, NULL, ANSWER_MS, e))
+		goto out;
+	vmb__request__init(&r);
+	r.kind_case = VMB__REQUEST__KIND_WAIT;
+	r.wait = &empty;
+	/* A closed connection is the end as well: the answer lost the race. */
+	if (wire_send(fd, &r.base, NULL, 0, NULL) == 0 &&
+	    vmm_receive_reply(fd, &reply, NULL, (int)timeout_s * 1000, e) &&
+	    !runtime_exit_record(name, (char[64]){0}, &(int){0})) {
+		error_set(e, "it has not shut down within %llu s; --force stops it at once",
+			  (unsigned long long)timeout_s);
+		goto out;
+	}
+	result = 0;
+out:
+	if (reply)
+		vmb__reply__free_unpacked(reply, NULL);
+	close(fd);
+	return result;
+}
+
+int stop_main(int argc, char **argv)
+{
+	struct args a;
+	struct error e;
+	int r = parse_args(argc, argv, true, &a), fd;
+	char *dir;
+
+	if (r)
+		return r;
+	dir = runtime_path(a.name, "lock");
+	r = access(dir, F_OK);
+	free(dir);
+	if (r)
+		return cli_fail("%s: no such VM is running", a.name);
+	fd = runtime_claim(a.name, &e);
+	if (fd >= 0) { /* nobody holds it: only files are left */
+		close(fd);
+		runtime_remove(a.name);
+		return EXIT_OK;
+	}
+	if (stop(a.name, a.force, a.timeout_s, &e))
+		return cli_fail("%s: %s", a.name, e.text);
+	/* `run` clears up where it is attached; doing it twice does no harm. */
+	for (int i = 0; i < 100; i++) {
+		fd = runtime_claim(a.name, &e);
+		if (fd >= 0)
+			break;
+		poll(NULL, 0, 20);
+	}
+	close_fd(&fd);
+	runtime_remove(a.name);
+	return EXIT_OK;
+}
+
+int dump_main(int argc, char **argv)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	struct args a;
+	struct error e;
+	int status = parse_args(argc, argv, true, &a), fd, file;
+
+	if (status)
+		return status;
+	if (!a.out)
+		return cli_usage("dump: --out FILE is missing");
+	fd = vmm_connect(a.name, &e);
+	if (fd < 0)
+		return cli_fail("%s", e.text);
+	file = open(a.out, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (file < 0) {
+		close(fd);
+		return cli_fail("%s: %s", a.out, strerror(errno));
+	}
+	r.kind_case = VMB__REQUEST__KIND_DUMP;
+	r.dump = &empty;
+	status = vmm_request(fd, &r, &file, 1, NULL, NULL, DUMP_MS, &e);
+	close(fd);
+	close(file);
+	if (status) {
+		unlink(a.out);
+		return cli_fail("%s: %s", a.name, e.text);
+	}
+	return EXIT_OK;
+}

@@ -1,0 +1,177 @@
+/* vmm_main.c: the process of one VM ("vmbeam vmm", started by vmm_spawn(), never by hand).
+ *
+ * Its first message comes on descriptor 3 and says which of two ways it begins: CreateRequest (a new
+ * VM) or IncomingRequest (the destination of a handover).  From then on both are the same.
+ */
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+#include "vmm/vmm.h"
+#include "zerocopy/zerocopy.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void redirect_log(const char *name)
+{
+	char *path = runtime_path(name, "log");
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (fd >= 0)
+		dup2(fd, STDERR_FILENO);
+	close_fd(&fd);
+	free(path);
+}
+
+static int open_runtime_files(const char *name, struct vm_files *f, struct error *e)
+{
+	char *control = runtime_path(name, "control"), *console = runtime_path(name, "console"),
+	     *record = runtime_path(name, "exit");
+
+	f->control = wire_listen(control, SOCK_SEQPACKET, e);
+	f->console = f->control < 0 ? -1 : wire_listen(console, SOCK_STREAM, e);
+	f->exit_record = open(record, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (f->exit_record < 0)
+		error_set_errno(e, "%s", record);
+	free(control);
+	free(console);
+	free(record);
+	return f->control < 0 || f->console < 0 || f->exit_record < 0 ? -1 : 0;
+}
+
+static int enter_sandbox(struct error *e)
+{
+	char *empty = runtime_path(".empty", NULL);
+	int r;
+
+	mkdir(empty, 0555);
+	r = vm_enter_sandbox(empty, e);
+	free(empty);
+	return r;
+}
+
+static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, struct error *e)
+{
+	struct vm_files files;
+	struct vm *vm = NULL;
+	const char *name;
+	int client = wire_take_fd(fds, 0);
+
+	vm_files_init(&files);
+	if (!req->config) {
+		error_set(e, "no configuration");
+		goto out;
+	}
+	name = req->config->name;
+	if (vm_config_validate(req->config, e))
+		goto out;
+	files.lock = runtime_claim(name, e);
+	if (files.lock < 0)
+		goto out;
+	if (vm_files_open(&files, req->config, e) || open_runtime_files(name, &files, e) ||
+	    (files.owner = owner_create(e)) < 0) {
+		vm_files_close(&files);
+		runtime_remove(name);
+		goto out;
+	}
+	vm = vm_create(req->config, &files, e);
+	if (!vm || vm_boot(vm, e)) {
+		vm_destroy(vm);
+		runtime_remove(name);
+		vm = NULL;
+		goto out;
+	}
+	redirect_log(name);
+	vm_set_user_paused(vm, req->keep_paused);
+	if (enter_sandbox(e)) {
+		vm_destroy(vm);
+		vm = NULL;
+		goto out;
+	}
+	if (client >= 0) {
+		vm_add_console_client(vm, client);
+		client = -1;
+	}
+out:
+	close_fd(&client);
+	return vm;
+}
+
+static void reply_ready(int link)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	reply.kind_case = VMB__REPLY__KIND_READY;
+	reply.ready = &empty;
+	wire_send(link, &reply.base, NULL, 0, NULL);
+}
+
+static int run(struct vm *vm, struct handover_source *source)
+{
+	struct control *control;
+	const char *reason;
+	char record[96];
+	int status, n;
+
+	control = control_start(vm, handover_source_request, source);
+	handover_source_attach(source, vm, control);
+	status = vm_loop(vm, &reason);
+	control_end(control, reason, status);
+	if (strcmp(reason, "moved")) {
+		n = snprintf(record, sizeof(record), "%s %d\n", reason, status);
+		if (write(vm_get_files(vm)->exit_record, record, (size_t)n) != n)
+			log_line("cannot write the exit record: %s", strerror(errno));
+	}
+	return status;
+}
+
+int vmm_main(int argc, char **argv)
+{
+	struct handover_source *source = handover_source_create(1);
+	ProtobufCMessage *msg;
+	Vmb__Request *req;
+	struct wire_fds fds;
+	struct error e = {""};
+	struct vm *vm = NULL;
+	int status;
+
+	(void)argv;
+	if (argc != 1 || fcntl(VMM_LINK_FD, F_SETFD, FD_CLOEXEC))
+		return cli_usage("vmm: started by vmbeam itself only");
+	if (wire_recv(VMM_LINK_FD, &vmb__request__descriptor, &msg, &fds, 10000, &e) <= 0)
+		return cli_fail("vmm: %s", e.text[0] ? e.text : "nobody speaks");
+	req = (Vmb__Request *)msg;
+	switch (req->kind_case) {
+	case VMB__REQUEST__KIND_CREATE:
+		vm = create(req->create, &fds, &e);
+		if (!vm)
+			break;
+		vm_lock(vm);
+		if (!vm_user_paused(vm))
+			vm_resume(vm);
+		vm_unlock(vm);
+		reply_ready(VMM_LINK_FD);
+		break;
+	case VMB__REQUEST__KIND_INCOMING:
+		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, redirect_log,
+				       enter_sandbox, &e);
+		break;
+	default:
+		error_set(&e, "vmm: neither a new VM nor a handover");
+	}
+	if (!vm && e.text[0])
+		control_reply_error(VMM_LINK_FD, "%s", e.text);
+	wire_close_fds(&fds);
+	vmb__request__free_unpacked(req, NULL);
+	close(VMM_LINK_FD);
+	if (!vm)
+		return EXIT_FAILED;
+	status = run(vm, source);
+	vm_destroy(vm);
+	handover_source_destroy(source);
+	return status;
+}

@@ -1,0 +1,170 @@
+/* client.c: the client side of vmm processes; the contract is in client.h. */
+#include "vmm/client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+const char *runtime_dir(void)
+{
+	const char *d = getenv("VMBEAM_RUNTIME_DIR");
+
+	return d && d[0] ? d : "/run/vmbeam";
+}
+
+char *runtime_path(const char *vm, const char *file)
+{
+	return xasprintf("%s/%s%s%s", runtime_dir(), vm, file ? "/" : "", file ? file : "");
+}
+
+static int make_dir(const char *path, struct error *e)
+{
+	if (mkdir(path, 0755) && errno != EEXIST)
+		return error_set_errno(e, "%s", path);
+	return 0;
+}
+
+int runtime_claim(const char *vm, struct error *e)
+{
+	char *dir = runtime_path(vm, NULL), *lock = runtime_path(vm, "lock"),
+	     *exit_file = runtime_path(vm, "exit");
+	int fd = -1;
+
+	if (make_dir(runtime_dir(), e) || make_dir(dir, e))
+		goto out;
+	fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (fd < 0) {
+		error_set_errno(e, "%s", lock);
+	} else if (flock(fd, LOCK_EX | LOCK_NB)) {
+		error_set(e, "a VM of that name exists already");
+		close_fd(&fd);
+	} else {
+		unlink(exit_file);
+	}
+out:
+	free(dir);
+	free(lock);
+	free(exit_file);
+	return fd;
+}
+
+void runtime_remove(const char *vm)
+{
+	static const char *const files[] = {"control", "console", "exit", "log", "lock"};
+	char *dir = runtime_path(vm, NULL);
+
+	for (size_t i = 0; i < ARRAY_LEN(files); i++) {
+		char *p = runtime_path(vm, files[i]);
+
+		unlink(p);
+		free(p);
+	}
+	rmdir(dir);
+	free(dir);
+}
+
+bool runtime_exit_record(const char *vm, char reason[64], int *status)
+{
+	char *path = runtime_path(vm, "exit"), text[128] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	bool found = false;
+
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0)
+		found = sscanf(text, "%63s %d", reason, status) == 2;
+	close_fd(&fd);
+	free(path);
+	return found;
+}
+
+int vmm_connect(const char *vm, struct error *e)
+{
+	char *path = runtime_path(vm, "control");
+	int fd = wire_connect(path, e);
+
+	if (fd < 0 && (errno == ENOENT || errno == ECONNREFUSED))
+		error_set(e, "%s: no such VM is running", vm);
+	free(path);
+	return fd;
+}
+
+int vmm_receive_reply(int fd, Vmb__Reply **reply, struct wire_fds *fds, int timeout_ms,
+		      struct error *e)
+{
+	ProtobufCMessage *msg;
+	Vmb__Reply *r;
+	int n = wire_recv(fd, &vmb__reply__descriptor, &msg, fds, timeout_ms, e);
+
+	if (n <= 0)
+		return n < 0 ? -1 : error_set(e, "its VMM has closed the connection");
+	r = (Vmb__Reply *)msg;
+	if (r->error[0]) {
+		error_set(e, "%s", r->error);
+		vmb__reply__free_unpacked(r, NULL);
+		if (fds)
+			wire_close_fds(fds);
+		return -1;
+	}
+	if (reply)
+		*reply = r;
+	else
+		vmb__reply__free_unpacked(r, NULL);
+	return 0;
+}
+
+int vmm_request(int fd, const Vmb__Request *r, const int *fds, size_t nfds, Vmb__Reply **reply,
+		struct wire_fds *reply_fds, int timeout_ms, struct error *e)
+{
+	if (wire_send(fd, &r->base, fds, nfds, e))
+		return -1;
+	return vmm_receive_reply(fd, reply, reply_fds, timeout_ms, e);
+}
+
+int vmm_simple_request(int fd, Vmb__Request__KindCase kind, Vmb__Reply **reply,
+		       struct wire_fds *reply_fds, int timeout_ms, struct error *e)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	r.kind_case = kind;
+	r.info = &empty; /* every member of the union is a pointer to an empty message */
+	return vmm_request(fd, &r, NULL, 0, reply, reply_fds, timeout_ms, e);
+}
+
+static void child(int link)
+{
+	int null = open("/dev/null", O_RDWR);
+
+	setsid();
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	if (link == VMM_LINK_FD)
+		fcntl(link, F_SETFD, 0);
+	else
+		dup2(link, VMM_LINK_FD);
+	execl("/proc/self/exe", "vmbeam", "vmm", (char *)NULL);
+	_exit(127);
+}
+
+pid_t vmm_spawn(int *link, struct error *e)
+{
+	int pair[2];
+	pid_t pid;
+
+	if (wire_pair(pair, e))
+		return -1;
+	pid = fork();
+	if (pid == 0)
+		child(pair[1]);
+	close(pair[1]);
+	if (pid < 0) {
+		close(pair[0]);
+		return error_set_errno(e, "fork");
+	}
+	*link = pair[0];
+	return pid;
+}

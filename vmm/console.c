@@ -1,0 +1,270 @@
+/* console.c: where the serial port's bytes go: clients of a stream socket and, if asked, a file.
+ *
+ * vCPU threads only ring console_wake(); all writing is done on the main thread, many bytes at once.
+ * A client that does not read holds the others up (the line status tells the guest to wait) for
+ * SLOW_CLIENT_NS, then it is dropped: a forgotten terminal must not stop a VM.  Without clients the
+ * bytes go nowhere, as on an unplugged line.
+ */
+#include "vmm/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MAX_CLIENTS = 8 };
+#define SLOW_CLIENT_NS 10000000000ull
+
+struct client {
+	struct console *console;
+	int fd; /* -1: free */
+	struct loop_source *source;
+	uint32_t watching;
+	size_t sent; /* of the serial port's buffer */
+	uint64_t blocked_since;
+};
+
+struct console {
+	struct vm *vm;
+	int listener, file; /* -1: none */
+	struct loop_source *listener_source;
+	int wake;
+	struct loop_source *wake_source;
+	size_t file_sent;
+	bool stopped;  /* around a handover nothing is sent or taken */
+	bool inherits; /* clients added now came with the serial port's buffer: it is theirs */
+	struct client clients[MAX_CLIENTS];
+};
+
+static void watch(struct client *c, uint32_t events)
+{
+	if (c->watching != events)
+		loop_modify(c->source, events);
+	c->watching = events;
+}
+
+static void drop(struct client *c)
+{
+	if (c->fd < 0)
+		return;
+	loop_remove(c->source);
+	close_fd(&c->fd);
+	c->source = NULL;
+}
+
+/* Returns false when the client cannot take all of it now. */
+static bool send_to(struct client *c, const uint8_t *data, size_t len)
+{
+	while (c->sent < len) {
+		ssize_t n = send(c->fd, data + c->sent, len - c->sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0 && errno != EAGAIN) {
+			drop(c);
+			return true;
+		}
+		if (n < 0) {
+			uint64_t now = clock_ns();
+
+			if (!c->blocked_since)
+				c->blocked_since = now;
+			if (now - c->blocked_since > SLOW_CLIENT_NS) {
+				drop(c);
+				return true;
+			}
+			watch(c, EPOLLIN | EPOLLOUT);
+			return false;
+		}
+		c->sent += (size_t)n;
+		c->blocked_since = 0;
+	}
+	watch(c, serial_room(c->console->vm->serial) ? EPOLLIN : 0);
+	return true;
+}
+
+void console_flush(struct console *c)
+{
+	size_t len, done;
+	const uint8_t *data = serial_tx(c->vm->serial, &len);
+
+	if (c->stopped)
+		return;
+	done = len;
+	if (c->file >= 0 && c->file_sent < len) {
+		/* A file takes all or the disk is full: then the bytes are lost, the VM runs on. */
+		if (write_all(c->file, data + c->file_sent, len - c->file_sent) < 0)
+			log_line("%s: serial file: %s", c->vm->config->name, strerror(errno));
+		c->file_sent = len;
+	}
+	for (size_t i = 0; i < MAX_CLIENTS; i++) {
+		struct client *cl = &c->clients[i];
+
+		if (cl->fd >= 0 && !send_to(cl, data, len))
+			done = MIN(done, cl->sent);
+	}
+	if (!done)
+		return;
+	serial_tx_taken(c->vm->serial, done);
+	c->file_sent -= MIN(done, c->file_sent);
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		c->clients[i].sent -= MIN(done, c->clients[i].sent);
+}
+
+static void on_wake(void *ctx, uint32_t events)
+{
+	struct console *c = ctx;
+	uint64_t n;
+
+	(void)events;
+	if (read(c->wake, &n, sizeof(n)) == sizeof(n)) {
+		console_flush(c);
+		console_rx_ready(c);
+	}
+}
+
+void console_wake(struct console *c)
+{
+	uint64_t one = 1;
+
+	if (write(c->wake, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_line("console: %s", strerror(errno));
+}
+
+void console_rx_ready(struct console *c)
+{
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		if (c->clients[i].fd >= 0 && !c->stopped)
+			watch(&c->clients[i], c->clients[i].watching | EPOLLIN);
+}
+
+static void on_client(void *ctx, uint32_t events)
+{
+	struct client *c = ctx;
+	struct console *con = c->console;
+	uint8_t buf[256];
+	size_t room = serial_room(con->vm->serial);
+
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+		ssize_t n;
+
+		if (!room && !(events & (EPOLLHUP | EPOLLERR))) {
+			watch(c, c->watching & ~(uint32_t)EPOLLIN);
+			return;
+		}
+		n = recv(c->fd, buf, MIN(room ? room : 1, sizeof(buf)), MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+			drop(c);
+			console_flush(con); /* the others may have waited for this one */
+			return;
+		}
+		if (n > 0)
+			serial_receive(con->vm->serial, buf, (size_t)n);
+	}
+	if (events & EPOLLOUT)
+		console_flush(con);
+}
+
+void console_add_client(struct console *c, int fd)
+{
+	for (size_t i = 0; i < MAX_CLIENTS; i++) {
+		struct client *cl = &c->clients[i];
+
+		if (cl->fd >= 0)
+			continue;
+		*cl = (struct client){.console = c, .fd = fd, .watching = c->stopped ? 0 : EPOLLIN};
+		/* Earlier bytes were not meant for it. */
+		serial_tx(c->vm->serial, &cl->sent);
+		if (c->inherits)
+			cl->sent = 0;
+		cl->source = loop_add(c->vm->loop, fd, cl->watching, on_client, cl);
+		return;
+	}
+	close(fd); /* enough clients */
+}
+
+static void on_connect(void *ctx, uint32_t events)
+{
+	struct console *c = ctx;
+	int fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
+
+	(void)events;
+	if (fd >= 0)
+		console_add_client(c, fd);
+}
+
+struct console *console_create(struct vm *vm, int listener, int file, struct error *e)
+{
+	struct console *c = xcalloc(1, sizeof(*c));
+
+	c->vm = vm;
+	c->listener = listener;
+	c->file = file;
+	c->stopped = true;
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		c->clients[i].fd = -1;
+	c->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (c->wake < 0) {
+		error_set_errno(e, "console: eventfd");
+		free(c);
+		return NULL;
+	}
+	c->wake_source = loop_add(vm->loop, c->wake, EPOLLIN, on_wake, c);
+	if (listener >= 0)
+		c->listener_source = loop_add(vm->loop, listener, 0, on_connect, c);
+	return c;
+}
+
+void console_destroy(struct console *c)
+{
+	if (!c)
+		return;
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		drop(&c->clients[i]);
+	loop_remove(c->listener_source);
+	loop_remove(c->wake_source);
+	close(c->wake);
+	free(c);
+}
+
+/* Around a handover: what is not sent yet is part of the serial port's state. */
+void console_stop(struct console *c)
+{
+	console_flush(c);
+	c->stopped = true;
+	if (c->listener_source)
+		loop_modify(c->listener_source, 0);
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		if (c->clients[i].fd >= 0)
+			watch(&c->clients[i], 0);
+}
+
+void console_start(struct console *c)
+{
+	c->stopped = false;
+	c->inherits = false;
+	if (c->listener_source)
+		loop_modify(c->listener_source, EPOLLIN);
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		if (c->clients[i].fd >= 0)
+			watch(&c->clients[i], EPOLLIN);
+	console_flush(c);
+}
+
+void console_inherit(struct console *c)
+{
+	c->inherits = true;
+}
+
+size_t console_clients(struct console *c, int *fds, size_t max)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < MAX_CLIENTS && n < max; i++)
+		if (c->clients[i].fd >= 0)
+			fds[n++] = c->clients[i].fd;
+	return n;
+}

@@ -1,0 +1,324 @@
+/* control.c: the control socket of a vmm process: who asks for what, and the answers.
+ *
+ * The socket file is 0600, and a peer of another user is refused besides.  A message that is cut
+ * short or makes no sense is answered with an error and the connection closed.
+ */
+#include "vmm/internal.h"
+#include "vmm/wire.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+enum { MAX_SESSIONS = 32 };
+
+struct session {
+	struct control *control;
+	int fd; /* -1: free */
+	struct loop_source *source;
+	bool waiting; /* for the VM's end */
+};
+
+struct control {
+	struct vm *vm;
+	control_other_fn *other;
+	void *ctx;
+	struct loop_source *listener;
+	bool moving;
+	struct session sessions[MAX_SESSIONS];
+};
+
+int control_reply_error(int fd, const char *fmt, ...)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	char text[sizeof(((struct error *)0)->text)];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	reply.error = text;
+	return wire_send(fd, &reply.base, NULL, 0, NULL);
+}
+
+static void forget(struct session *s)
+{
+	loop_remove(s->source);
+	s->source = NULL;
+	s->fd = -1;
+	s->waiting = false;
+}
+
+static void end_session(struct session *s)
+{
+	int fd = s->fd;
+
+	forget(s);
+	close(fd);
+}
+
+static void reply_ready(struct session *s, const int *fds, size_t n)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	reply.kind_case = VMB__REPLY__KIND_READY;
+	reply.ready = &empty;
+	wire_send(s->fd, &reply.base, fds, n, NULL);
+}
+
+static void reply_info(struct session *s)
+{
+	struct vm *vm = s->control->vm;
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
+	uint64_t exits[MAX_VCPUS];
+
+	info.config = vm->config;
+	info.state = s->control->moving ? VMB__RUN_STATE__RUN_STATE_MOVING : vm_run_state(vm);
+	info.pid = getpid();
+	info.uptime_ns = clock_ns() - vm->created_ns;
+	info.state_version = STATE_VERSION;
+	info.exits = exits;
+	info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
+	info.detail = vm->crash;
+	info.first_run_ns = vm->first_run_ns;
+	info.handovers = vm->handovers;
+	reply.kind_case = VMB__REPLY__KIND_INFO;
+	reply.info = &info;
+	wire_send(s->fd, &reply.base, NULL, 0, NULL);
+}
+
+static void do_pause(struct session *s, bool pause)
+{
+	struct vm *vm = s->control->vm;
+
+	if (vm->crash[0]) {
+		control_reply_error(s->fd, "it has crashed: %s", vm->crash);
+		return;
+	}
+	vm->user_paused = pause;
+	if (pause)
+		vm_pause(vm);
+	else
+		vm_resume(vm);
+	reply_ready(s, NULL, 0);
+}
+
+static void do_stop(struct session *s, bool force)
+{
+	struct vm *vm = s->control->vm;
+
+	if (force || vm->crash[0])
+		vm_stop(vm);
+	else
+		vm_power_button(vm);
+	reply_ready(s, NULL, 0);
+}
+
+static void do_dump(struct session *s, struct wire_fds *fds)
+{
+	int fd = wire_take_fd(fds, 0);
+	struct error e;
+
+	if (fd < 0)
+		control_reply_error(s->fd, "dump: no file came with the request");
+	else if (vm_dump(s->control->vm, fd, &e))
+		control_reply_error(s->fd, "dump: %s", e.text);
+	else
+		reply_ready(s, NULL, 0);
+	close_fd(&fd);
+}
+
+static void do_console(struct session *s)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
+		control_reply_error(s->fd, "console: socketpair failed");
+		return;
+	}
+	console_add_client(s->control->vm->console, pair[0]);
+	reply_ready(s, &pair[1], 1);
+	close(pair[1]);
+}
+
+/* While the VM is being moved its state must not change under the handover. */
+static bool refused_while_moving(struct session *s, const Vmb__Request *r)
+{
+	if (!s->control->moving)
+		return false;
+	switch (r->kind_case) {
+	case VMB__REQUEST__KIND_PAUSE:
+	case VMB__REQUEST__KIND_RESUME:
+	case VMB__REQUEST__KIND_STOP:
+	case VMB__REQUEST__KIND_HANDOVER:
+		control_reply_error(s->fd, "it is being moved");
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *fds)
+{
+	struct control *c = s->control;
+	struct error e = {""};
+	int fd = s->fd;
+
+	if (refused_while_moving(s, r))
+		return;
+	switch (r->kind_case) {
+	case VMB__REQUEST__KIND_INFO:
+		reply_info(s);
+		break;
+	case VMB__REQUEST__KIND_PAUSE:
+		do_pause(s, true);
+		break;
+	case VMB__REQUEST__KIND_RESUME:
+		do_pause(s, false);
+		break;
+	case VMB__REQUEST__KIND_STOP:
+		do_stop(s, r->stop->force);
+		break;
+	case VMB__REQUEST__KIND_WAIT:
+		s->waiting = true;
+		if (s->control->vm->crash[0])
+			control_crashed(s->control);
+		break;
+	case VMB__REQUEST__KIND_DUMP:
+		do_dump(s, fds);
+		break;
+	case VMB__REQUEST__KIND_CONSOLE:
+		do_console(s);
+		break;
+	default:
+		/* The other party may want the connection for itself. */
+		loop_remove(s->source);
+		s->source = NULL;
+		if (c->other && c->other(c->ctx, fd, r, fds, &e)) {
+			s->fd = -1;
+			break;
+		}
+		control_reply_error(fd, "%s", e.text[0] ? e.text : "unknown request");
+		s->fd = -1;
+		close(fd);
+	}
+}
+
+static void on_session(void *ctx, uint32_t events)
+{
+	struct session *s = ctx;
+	ProtobufCMessage *msg;
+	struct wire_fds fds;
+	struct error e;
+	int r;
+
+	(void)events;
+	r = wire_recv(s->fd, &vmb__request__descriptor, &msg, &fds, 0, &e);
+	if (r < 0)
+		control_reply_error(s->fd, "%s", e.text);
+	if (r <= 0) {
+		end_session(s);
+		return;
+	}
+	dispatch(s, (Vmb__Request *)msg, &fds);
+	protobuf_c_message_free_unpacked(msg, NULL);
+	wire_close_fds(&fds);
+}
+
+static bool peer_is_allowed(uid_t owner, int fd)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) &&
+	       (cred.uid == 0 || cred.uid == owner);
+}
+
+static void on_connect(void *ctx, uint32_t events)
+{
+	struct control *c = ctx;
+	int fd = wire_accept(c->vm->files.control);
+
+	(void)events;
+	if (fd < 0)
+		return;
+	for (size_t i = 0; i < MAX_SESSIONS; i++) {
+		struct session *s = &c->sessions[i];
+
+		if (s->fd >= 0)
+			continue;
+		if (!peer_is_allowed(c->vm->owner_uid, fd))
+			break;
+		*s = (struct session){.control = c, .fd = fd};
+		s->source = loop_add(c->vm->loop, fd, EPOLLIN, on_session, s);
+		return;
+	}
+	close(fd);
+}
+
+struct control *control_start(struct vm *vm, control_other_fn *other, void *ctx)
+{
+	struct control *c = xcalloc(1, sizeof(*c));
+
+	c->vm = vm;
+	c->other = other;
+	c->ctx = ctx;
+	for (size_t i = 0; i < MAX_SESSIONS; i++)
+		c->sessions[i].fd = -1;
+	vm->control = c;
+	c->listener = loop_add(vm->loop, vm->files.control, EPOLLIN, on_connect, c);
+	return c;
+}
+
+void control_set_moving(struct control *c, bool moving)
+{
+	c->moving = moving;
+}
+
+void control_suspend(struct control *c, bool suspend)
+{
+	loop_modify(c->listener, suspend ? 0 : EPOLLIN);
+}
+
+static void tell_waiting(struct control *c, const char *reason, int status)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__EndReply end = VMB__END_REPLY__INIT;
+	char text[256];
+
+	snprintf(text, sizeof(text), "%s", reason);
+	end.reason = text;
+	end.status = status;
+	reply.kind_case = VMB__REPLY__KIND_END;
+	reply.end = &end;
+	for (size_t i = 0; i < MAX_SESSIONS; i++)
+		if (c->sessions[i].fd >= 0 && c->sessions[i].waiting) {
+			wire_send(c->sessions[i].fd, &reply.base, NULL, 0, NULL);
+			c->sessions[i].waiting = false;
+		}
+}
+
+void control_crashed(struct control *c)
+{
+	char reason[256];
+
+	snprintf(reason, sizeof(reason), "crashed: %s", c->vm->crash);
+	tell_waiting(c, reason, 1);
+}
+
+void control_end(struct control *c, const char *reason, int status)
+{
+	/* After a handover the waiting ask again: the listening socket has moved on. */
+	if (strcmp(reason, "moved"))
+		tell_waiting(c, reason, status);
+	for (size_t i = 0; i < MAX_SESSIONS; i++)
+		if (c->sessions[i].fd >= 0)
+			end_session(&c->sessions[i]);
+	loop_remove(c->listener);
+	c->vm->control = NULL;
+	free(c);
+}

@@ -1,0 +1,130 @@
+/* memory.c: guest RAM as one memfd, and the only way to it.
+ *
+ * The memfd's size is sealed, so that no holder of the descriptor can shrink it under a mapping.
+ * 2 MiB pages come from shmem THP (the advice must be given before anybody touches a page: the
+ * first toucher decides) or, with hugetlb, from the pool.
+ */
+#include "vmm/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <numa.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
+
+int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct error *e)
+{
+	memset(m, 0, sizeof(*m));
+	m->size = size;
+	m->hugetlb = hugetlb;
+	m->fd = fd;
+	if (fd >= 0) {
+		off_t have = lseek(fd, 0, SEEK_END);
+		int seals = fcntl(fd, F_GET_SEALS);
+
+		if (have < 0 || (uint64_t)have != size)
+			return error_set(e, "memory: the memfd has %lld bytes, not %llu",
+					 (long long)have, (unsigned long long)size);
+		if (seals < 0 || (seals & SEALS) != SEALS)
+			return error_set(e, "memory: the memfd's size is not sealed");
+		return 0;
+	}
+	m->fd = memfd_create("vmbeam-ram",
+			     MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0));
+	if (m->fd < 0)
+		return error_set_errno(e, "memory: memfd_create");
+	if (ftruncate(m->fd, (off_t)size) || fcntl(m->fd, F_ADD_SEALS, SEALS)) {
+		error_set_errno(e, "memory: %llu MiB", (unsigned long long)(size / MIB));
+		close_fd(&m->fd);
+		return -1;
+	}
+	return 0;
+}
+
+/* One VM, one node: the one this process runs on, where the machine has several. */
+static void bind_to_node(struct memory *m)
+{
+	int node;
+
+	if (numa_available() < 0 || numa_num_configured_nodes() < 2)
+		return;
+	node = numa_preferred();
+	if (node >= 0)
+		numa_tonode_memory(m->base, m->size, node);
+}
+
+int memory_map(struct memory *m, struct error *e)
+{
+	uint8_t *reserved, *aligned;
+	size_t span = m->size + HUGE_PAGE;
+
+	reserved = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (reserved == MAP_FAILED)
+		return error_set_errno(e, "memory: cannot reserve %zu bytes of address space", span);
+	aligned = (uint8_t *)ALIGN_UP((uintptr_t)reserved, HUGE_PAGE);
+	if (aligned > reserved)
+		munmap(reserved, (size_t)(aligned - reserved));
+	munmap(aligned + m->size, (size_t)(reserved + span - (aligned + m->size)));
+	m->base = mmap(aligned, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, 0);
+	if (m->base == MAP_FAILED) {
+		error_set_errno(e, "memory: cannot map %llu MiB%s",
+				(unsigned long long)(m->size / MIB),
+				m->hugetlb ? " of huge pages (see /proc/sys/vm/nr_hugepages)" : "");
+		munmap(aligned, m->size);
+		m->base = NULL;
+		return -1;
+	}
+	/* Both are advice: without them all works, with smaller pages or larger cores. */
+	if (!m->hugetlb)
+		madvise(m->base, m->size, MADV_HUGEPAGE);
+	madvise(m->base, m->size, MADV_DONTDUMP);
+	bind_to_node(m);
+	return 0;
+}
+
+void memory_destroy(struct memory *m)
+{
+	if (m->base)
+		munmap(m->base, m->size);
+	m->base = NULL;
+	close_fd(&m->fd);
+}
+
+uint64_t memory_low_size(const struct memory *m)
+{
+	return MIN(m->size, LOW_RAM_END);
+}
+
+void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len)
+{
+	uint64_t low = memory_low_size(m);
+
+	if (m->fenced)
+		return NULL;
+	if (gpa < low)
+		return len <= low - gpa ? m->base + gpa : NULL;
+	if (gpa >= HIGH_RAM && gpa - HIGH_RAM < m->size - low)
+		return len <= m->size - low - (gpa - HIGH_RAM) ? m->base + low + (gpa - HIGH_RAM)
+								: NULL;
+	return NULL;
+}
+
+void memory_prefault(const struct memory *m)
+{
+	off_t data, hole = 0;
+
+	/* Extents that hold data, not the holes: populating those would allocate them. */
+	while ((data = lseek(m->fd, hole, SEEK_DATA)) >= 0) {
+		hole = lseek(m->fd, data, SEEK_HOLE);
+		if (hole <= data)
+			break;
+		madvise(m->base + data, (size_t)(hole - data), MADV_POPULATE_WRITE);
+	}
+}

@@ -1,0 +1,260 @@
+/* state.c: a VM's whole state into a message and back, and stopping what could change it meanwhile.
+ *
+ * Order of a restore: vCPUs (vcpu_state.c has their order), then PICs, IOAPIC, PIT, devices, interrupt
+ * routes, and the clock last, so that the time it took is not lost.
+ * Clock: Documentation/virt/kvm/api.rst, KVM_SET_CLOCK: the guest's clock goes on by what
+ * CLOCK_MONOTONIC, the same in every process of a machine, has gone on since the capture.
+ */
+#include "vmm/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+static int get_chip(struct vm *vm, uint32_t id, ProtobufCBinaryData *out, struct error *e)
+{
+	struct kvm_irqchip *chip = xcalloc(1, sizeof(*chip));
+
+	chip->chip_id = id;
+	out->data = (uint8_t *)chip;
+	out->len = sizeof(*chip);
+	if (ioctl(vm->fd, KVM_GET_IRQCHIP, chip))
+		return error_set_errno(e, "KVM_GET_IRQCHIP");
+	return 0;
+}
+
+static int set_chip(struct vm *vm, uint32_t id, const ProtobufCBinaryData *in, struct error *e)
+{
+	struct kvm_irqchip chip;
+
+	memcpy(&chip, in->data, sizeof(chip));
+	chip.chip_id = id;
+	if (ioctl(vm->fd, KVM_SET_IRQCHIP, &chip))
+		return error_set_errno(e, "KVM_SET_IRQCHIP");
+	return 0;
+}
+
+Vmb__VmState *vm_capture_cpus(struct vm *vm, struct error *e)
+{
+	Vmb__VmState *s = xcalloc(1, sizeof(*s));
+	int r;
+
+	vmb__vm_state__init(s);
+	s->version = STATE_VERSION;
+	s->vcpus = xcalloc(vm->nvcpus, sizeof(*s->vcpus));
+	r = vcpus_do(vm, VCPU_JOB_CAPTURE, s->vcpus, e);
+	s->n_vcpus = r ? 0 : vm->nvcpus;
+	s->pit2.len = sizeof(struct kvm_pit_state2);
+	s->pit2.data = xcalloc(1, s->pit2.len);
+	if (!r && ioctl(vm->fd, KVM_GET_PIT2, s->pit2.data))
+		r = error_set_errno(e, "KVM_GET_PIT2");
+	if (r || get_chip(vm, KVM_IRQCHIP_PIC_MASTER, &s->pic_master, e) ||
+	    get_chip(vm, KVM_IRQCHIP_PIC_SLAVE, &s->pic_slave, e) ||
+	    get_chip(vm, KVM_IRQCHIP_IOAPIC, &s->ioapic, e)) {
+		vmb__vm_state__free_unpacked(s, NULL);
+		return NULL;
+	}
+	return s;
+}
+
+int vm_restore_cpus(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	if (vcpus_do(vm, VCPU_JOB_RESTORE, s->vcpus, e) ||
+	    set_chip(vm, KVM_IRQCHIP_PIC_MASTER, &s->pic_master, e) ||
+	    set_chip(vm, KVM_IRQCHIP_PIC_SLAVE, &s->pic_slave, e) ||
+	    set_chip(vm, KVM_IRQCHIP_IOAPIC, &s->ioapic, e))
+		return -1;
+	if (ioctl(vm->fd, KVM_SET_PIT2, s->pit2.data))
+		return error_set_errno(e, "KVM_SET_PIT2");
+	return 0;
+}
+
+static void add_devices(struct vm *vm, Vmb__VmState *s)
+{
+	s->devices = xcalloc(vm->nvirtio, sizeof(*s->devices));
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		s->devices[s->n_devices++] = virtio_state_get(vm->virtio[i]);
+}
+
+static Vmb__VmConfig *borrow_config(const struct vm *vm)
+{
+	size_t len = vmb__vm_config__get_packed_size(vm->config);
+	uint8_t *buf = xcalloc(1, len);
+	Vmb__VmConfig *c;
+
+	vmb__vm_config__pack(vm->config, buf);
+	c = vmb__vm_config__unpack(NULL, len, buf);
+	free(buf);
+	return c;
+}
+
+Vmb__VmState *vm_provisional(struct vm *vm)
+{
+	Vmb__VmState *s = xcalloc(1, sizeof(*s));
+
+	vmb__vm_state__init(s);
+	s->version = STATE_VERSION;
+	s->config = borrow_config(vm);
+	add_devices(vm, s);
+	return s;
+}
+
+static int load_devices(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	if (s->version == 0 || s->version > STATE_VERSION || s->version + 1 < STATE_VERSION)
+		return error_set(e, "state version %u; this program reads %d", s->version,
+				 STATE_VERSION);
+	if (s->n_devices != vm->nvirtio)
+		return error_set(e, "state of %zu devices, the VM has %u", s->n_devices, vm->nvirtio);
+	for (unsigned int i = 0; i < vm->nvirtio; i++) {
+		if (strcmp(s->devices[i]->id, vm->virtio[i]->id))
+			return error_set(e, "state of device %s, the VM has %s", s->devices[i]->id,
+					 vm->virtio[i]->id);
+		if (virtio_state_set(vm->virtio[i], s->devices[i], e))
+			return -1;
+	}
+	return irq_routes_flush(vm, e);
+}
+
+int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	return load_devices(vm, s, e) || warm_prepare(vm, e) ? -1 : 0;
+}
+
+/* ---- stopping */
+
+static void start_backends(struct vm *vm)
+{
+	vm->backends_stopped = false;
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		virtio_start_backend(vm->virtio[i]);
+	console_start(vm->console);
+}
+
+static const struct virtio_device *busy_device(const struct vm *vm)
+{
+	for (unsigned int i = 0; i < vm->nvirtio; i++) {
+		struct virtio_device *d = vm->virtio[i];
+
+		if (d->ops->inflight && d->ops->inflight(d))
+			return d;
+	}
+	return NULL;
+}
+
+int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e)
+{
+	uint64_t deadline = clock_ns() + timeout_ns;
+	const struct virtio_device *busy;
+
+	vm->backends_stopped = true;
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		virtio_stop_backend(vm->virtio[i]);
+	console_stop(vm->console);
+	while ((busy = busy_device(vm))) {
+		uint64_t now = clock_ns();
+
+		if (now >= deadline) {
+			error_set(e, "%s: requests still in flight after %llu ms", busy->id,
+				  (unsigned long long)(timeout_ns / 1000000));
+			start_backends(vm);
+			return -1;
+		}
+		ring_wait(vm->ring, (int)((deadline - now) / 1000000 + 1));
+	}
+	return 0;
+}
+
+void vm_uncapture(struct vm *vm)
+{
+	vm->memory.fenced = false;
+	if (vm->backends_stopped)
+		start_backends(vm);
+}
+
+void vm_resume(struct vm *vm)
+{
+	if (vm->crash[0] || vm->end != VM_END_NONE)
+		return;
+	if (vm->backends_stopped)
+		start_backends(vm);
+	vcpus_resume(vm);
+}
+
+/* ---- capture and restore */
+
+Vmb__VmState *vm_capture(struct vm *vm, struct error *e)
+{
+	struct kvm_clock_data clock = {0};
+	Vmb__VmState *s;
+
+	if (ioctl(vm->fd, KVM_GET_CLOCK, &clock)) {
+		error_set_errno(e, "KVM_GET_CLOCK");
+		return NULL;
+	}
+	s = vm_capture_cpus(vm, e);
+	if (!s)
+		return NULL;
+	s->clock_ns = clock.clock;
+	s->captured_ns = clock_ns();
+	s->config = borrow_config(vm);
+	s->paused = vm->user_paused;
+	s->handovers = vm->handovers;
+	s->serial = serial_state_get(vm->serial);
+	s->platform = platform_state_get(vm);
+	add_devices(vm, s);
+	vm->memory.fenced = true;
+	return s;
+}
+
+int vm_state_validate(const struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	const ProtobufCBinaryData *chips[] = {&s->pic_master, &s->pic_slave, &s->ioapic};
+
+	if (s->n_vcpus != vm->nvcpus)
+		return error_set(e, "state of %zu vCPUs, the VM has %u", s->n_vcpus, vm->nvcpus);
+	for (size_t i = 0; i < ARRAY_LEN(chips); i++)
+		if (chips[i]->len != sizeof(struct kvm_irqchip))
+			return error_set(e, "state: an interrupt controller of %zu bytes", chips[i]->len);
+	if (s->pit2.len != sizeof(struct kvm_pit_state2) || !s->serial || !s->platform)
+		return error_set(e, "state: incomplete");
+	for (size_t i = 0; i < s->n_vcpus; i++)
+		if (vcpu_state_validate(vm, s->vcpus[i], e))
+			return -1;
+	return 0;
+}
+
+static int set_clock(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	struct kvm_clock_data clock = {.clock = s->clock_ns + (clock_ns() - s->captured_ns)};
+
+	if (ioctl(vm->fd, KVM_SET_CLOCK, &clock))
+		return error_set_errno(e, "KVM_SET_CLOCK");
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		/* EINVAL from a guest that does not use the clock is no failure. */
+		if (ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0) && errno != EINVAL)
+			return error_set_errno(e, "KVM_KVMCLOCK_CTRL");
+	return 0;
+}
+
+int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	if (load_devices(vm, s, e) || vm_state_validate(vm, s, e) || vm_restore_cpus(vm, s, e) ||
+	    serial_state_set(vm->serial, s->serial, e))
+		return -1;
+	platform_state_set(vm, s->platform);
+	console_inherit(vm->console);
+	serial_update_irq(vm->serial);
+	vm->user_paused = s->paused;
+	vm->handovers = s->handovers + 1;
+	return set_clock(vm, s, e);
+}
+
+int vm_warm(struct vm *vm, struct error *e)
+{
+	pthread_mutex_unlock(&vm->lock);
+	memory_prefault(&vm->memory);
+	pthread_mutex_lock(&vm->lock);
+	return vcpus_do(vm, VCPU_JOB_WARM, NULL, e);
+}

@@ -1,0 +1,482 @@
+/* vm.c: one VM: building it, running it, resetting it, ending it.  The contract is in vmm.h; state
+ * for handovers is in state.c, vCPU threads in vcpu.c.
+ */
+#include "vmm/internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+enum {
+	RESET_DRAIN_S = 30,
+	/* Three pages below the BIOS that Intel's real-mode emulation needs (KVM_SET_TSS_ADDR). */
+	TSS_ADDR = 0xfffbd000,
+	IDENTITY_MAP_ADDR = 0xfffbc000,
+};
+
+/* ---- configuration */
+
+static bool name_is_valid(const char *s)
+{
+	size_t n = strlen(s);
+
+	if (n == 0 || n > 63 || s[0] == '.' || s[0] == '-')
+		return false;
+	for (; *s; s++)
+		if (!(*s >= 'a' && *s <= 'z') && !(*s >= 'A' && *s <= 'Z') &&
+		    !(*s >= '0' && *s <= '9') && !strchr("._-", *s))
+			return false;
+	return true;
+}
+
+int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
+{
+	if (!name_is_valid(c->name))
+		return error_set(e, "'%s' is not a VM's name: letters, digits, . _ -, at most 63",
+				 c->name);
+	if (c->memory < 4 * MIB || c->memory % HUGE_PAGE)
+		return error_set(e, "memory: %llu bytes is not a multiple of 2 MiB from 4 MiB on",
+				 (unsigned long long)c->memory);
+	if (c->cpus < 1 || c->cpus > MAX_VCPUS)
+		return error_set(e, "cpus: %u is not from 1 to %d", c->cpus, MAX_VCPUS);
+	if (c->n_disks > MAX_DISKS || c->n_nets > MAX_NETS || c->n_modules > MAX_MODULES)
+		return error_set(e, "at most %d disks, %d networks, %d modules", MAX_DISKS, MAX_NETS,
+				 MAX_MODULES);
+	for (size_t i = 0; i < c->n_nets; i++)
+		if (c->nets[i]->mac.len != 6)
+			return error_set(e, "network %zu: a MAC address has 6 bytes", i);
+	if (!c->kernel[0])
+		return error_set(e, "no kernel is named");
+	return 0;
+}
+
+static Vmb__VmConfig *config_copy(const Vmb__VmConfig *c)
+{
+	size_t len = vmb__vm_config__get_packed_size(c);
+	uint8_t *buf = xcalloc(1, len);
+	Vmb__VmConfig *copy;
+
+	vmb__vm_config__pack(c, buf);
+	copy = vmb__vm_config__unpack(NULL, len, buf);
+	free(buf);
+	return copy;
+}
+
+/* ---- building */
+
+static int open_kvm(struct vm *vm, struct error *e)
+{
+	vm->kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (vm->kvm < 0) {
+		error_set_errno(e, "/dev/kvm");
+		if (errno == ENOENT)
+			error_set(e, "this machine has no /dev/kvm; 'vmbeam lab -- COMMAND' runs "
+				     "COMMAND where it exists");
+		return -1;
+	}
+	if (ioctl(vm->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+		return error_set(e, "/dev/kvm: not API version %d", KVM_API_VERSION);
+	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
+	if (vm->fd < 0)
+		return error_set_errno(e, "KVM_CREATE_VM");
+	return 0;
+}
+
+static int create_irqchip(struct vm *vm, struct error *e)
+{
+	struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
+	uint64_t identity = IDENTITY_MAP_ADDR;
+
+	if (ioctl(vm->fd, KVM_SET_TSS_ADDR, TSS_ADDR) ||
+	    ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity))
+		return error_set_errno(e, "KVM_SET_TSS_ADDR");
+	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0))
+		return error_set_errno(e, "KVM_CREATE_IRQCHIP");
+	if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit))
+		return error_set_errno(e, "KVM_CREATE_PIT2");
+	return 0;
+}
+
+static int add_slot(struct vm *vm, unsigned int slot, uint64_t gpa, uint64_t size, uint8_t *host,
+		    struct error *e)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = slot,
+		.guest_phys_addr = gpa,
+		.memory_size = size,
+		.userspace_addr = (uintptr_t)host,
+	};
+
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r))
+		return error_set_errno(e, "KVM_SET_USER_MEMORY_REGION: slot %u", slot);
+	return 0;
+}
+
+static int create_memory(struct vm *vm, struct error *e)
+{
+	struct memory *m = &vm->memory;
+	uint64_t low;
+
+	if (memory_create(m, vm->config->memory, vm->config->hugepages, vm->files.ram, e))
+		return -1;
+	vm->files.ram = m->fd;
+	if (memory_map(m, e))
+		return -1;
+	vm->huge_pages = warm_huge_pages(m->hugetlb);
+	low = memory_low_size(m);
+	if (add_slot(vm, SLOT_LOW_RAM, 0, low, m->base, e))
+		return -1;
+	return m->size > low ? add_slot(vm, SLOT_HIGH_RAM, HIGH_RAM, m->size - low, m->base + low, e)
+			     : 0;
+}
+
+static int choose_cpu_model(struct vm *vm, struct error *e)
+{
+	if (vm->config->cpu_model)
+		return cpu_model_check(vm->kvm, vm->config->cpu_model, e);
+	return cpu_model_default(vm->kvm, &vm->config->cpu_model, e);
+}
+
+static int create_vcpus(struct vm *vm, struct error *e)
+{
+	vm->nvcpus = vm->config->cpus;
+	vm->vcpus = xcalloc(vm->nvcpus, sizeof(*vm->vcpus));
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		if (vcpu_create(vm, i, e))
+			return -1;
+	return 0;
+}
+
+static void bridge_read(struct pci_device *d, uint32_t off, void *data, unsigned int len)
+{
+	(void)d, (void)off;
+	memset(data, 0xff, len);
+}
+
+static void bridge_write(struct pci_device *d, uint32_t off, const void *data, unsigned int len)
+{
+	(void)d, (void)off, (void)data, (void)len;
+}
+
+static const struct pci_device_ops bridge_ops = {.bar_read = bridge_read, .bar_write = bridge_write};
+
+static void on_wake(void *ctx, uint32_t events);
+
+static int create_devices(struct vm *vm, struct error *e)
+{
+	const Vmb__VmConfig *c = vm->config;
+
+	vm->loop = loop_create(&vm->lock, e);
+	if (!vm->loop)
+		return -1;
+	vm->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (vm->wake < 0)
+		return error_set_errno(e, "eventfd");
+	vm->wake_source = loop_add(vm->loop, vm->wake, EPOLLIN, on_wake, vm);
+
+	vm->next_gsi = GSI_MSI_BASE;
+	/* The 440FX's ids: what every guest takes for a host bridge. */
+	if (pci_device_init(&vm->host_bridge, vm, &bridge_ops, 0x8086, 0x1237, 0x06000000, 0, e))
+		return -1;
+	if (c->n_disks) {
+		vm->ring = ring_create(vm, vm->files.disks, (unsigned int)c->n_disks, e);
+		if (!vm->ring)
+			return -1;
+	}
+	for (unsigned int i = 0; i < c->n_disks; i++)
+		if (virtio_blk_create(vm, i, vm->files.disks[i], c->disks[i]->read_only, e))
+			return -1;
+	for (unsigned int i = 0; i < c->n_nets; i++)
+		if (virtio_net_create(vm, i, vm->files.taps[i], c->nets[i]->mac.data, e))
+			return -1;
+	for (unsigned int i = 0; i < vm->npci; i++)
+		pci_device_reset(vm->pci[i]);
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		vm->virtio[i]->backend_stopped = true; /* until the first vm_resume() */
+	vm->backends_stopped = true;
+	vm->serial = serial_create(vm);
+	vm->console = console_create(vm, vm->files.console, vm->files.serial_file, e);
+	return vm->console ? 0 : -1;
+}
+
+struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct error *e)
+{
+	struct vm *vm = xcalloc(1, sizeof(*vm));
+
+	pthread_mutex_init(&vm->lock, NULL);
+	pthread_cond_init(&vm->vcpus_wake, NULL);
+	pthread_cond_init(&vm->vcpus_quiet, NULL);
+	vm->files = *files;
+	vm->kvm = vm->fd = vm->wake = vm->memory.fd = -1;
+	vm->created_ns = clock_ns();
+	vm->owner_uid = geteuid();
+	vm->config = config_copy(config);
+	if (vm_config_validate(vm->config, e) || open_kvm(vm, e) || create_irqchip(vm, e) ||
+	    choose_cpu_model(vm, e) || kvm_caps_read(vm, e) || create_memory(vm, e) ||
+	    create_vcpus(vm, e) || create_devices(vm, e))
+		goto fail;
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		if (vcpu_start_thread(&vm->vcpus[i], e))
+			goto fail;
+	pthread_mutex_lock(&vm->lock);
+	vm->reset_state = vm_capture_cpus(vm, e);
+	pthread_mutex_unlock(&vm->lock);
+	if (!vm->reset_state)
+		goto fail;
+	return vm;
+fail:
+	vm_destroy(vm);
+	return NULL;
+}
+
+void vm_destroy(struct vm *vm)
+{
+	if (!vm)
+		return;
+	pthread_mutex_lock(&vm->lock);
+	vm->quit = true;
+	vm->running = false;
+	pthread_cond_broadcast(&vm->vcpus_wake);
+	pthread_mutex_unlock(&vm->lock);
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		vcpu_destroy(&vm->vcpus[i]);
+	free(vm->vcpus);
+	ring_destroy(vm->ring); /* first: nothing in flight may point into a device */
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		virtio_destroy(vm->virtio[i]);
+	console_destroy(vm->console);
+	serial_destroy(vm->serial);
+	loop_remove(vm->wake_source);
+	loop_destroy(vm->loop);
+	close_fd(&vm->wake);
+	if (vm->warm_stub)
+		warm_destroy(vm);
+	memory_destroy(&vm->memory);
+	vm->files.ram = -1; /* was the memory's */
+	vm_files_close(&vm->files);
+	if (vm->fd >= 0)
+		close_fd(&vm->fd);
+	close_fd(&vm->kvm);
+	free(vm->caps.msrs);
+	if (vm->reset_state)
+		vmb__vm_state__free_unpacked(vm->reset_state, NULL);
+	if (vm->config)
+		vmb__vm_config__free_unpacked(vm->config, NULL);
+	pthread_cond_destroy(&vm->vcpus_wake);
+	pthread_cond_destroy(&vm->vcpus_quiet);
+	pthread_mutex_destroy(&vm->lock);
+	free(vm);
+}
+
+/* ---- running */
+
+int vm_boot(struct vm *vm, struct error *e)
+{
+	struct boot_entry entry;
+
+	return boot_load(vm, &entry, e) || boot_set_registers(vm, &entry, e) ? -1 : 0;
+}
+
+int vm_enter_sandbox(const char *empty_dir, struct error *e)
+{
+	return sandbox_enter(empty_dir, e);
+}
+
+static int reset(struct vm *vm, struct error *e)
+{
+	vm->reset_wanted = false;
+	vm_pause(vm);
+	if (vm_drain(vm, RESET_DRAIN_S * 1000000000ull, e))
+		return -1;
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		virtio_reset(vm->virtio[i]);
+	for (unsigned int i = 0; i < vm->npci; i++)
+		pci_device_reset(vm->pci[i]);
+	memset(&vm->platform, 0, sizeof(vm->platform));
+	serial_reset(vm->serial);
+	if (vm_restore_cpus(vm, vm->reset_state, e))
+		return -1;
+	return vm_boot(vm, e);
+}
+
+static void on_wake(void *ctx, uint32_t events)
+{
+	struct vm *vm = ctx;
+	struct error e;
+	uint64_t n;
+
+	(void)events;
+	if (read(vm->wake, &n, sizeof(n)) != sizeof(n))
+		return;
+	if (vm->end != VM_END_NONE) {
+		loop_stop(vm->loop);
+	} else if (vm->crash[0]) {
+		vm_pause(vm);
+		if (vm->control)
+			control_crashed(vm->control);
+	} else if (vm->reset_wanted) {
+		if (reset(vm, &e))
+			vm_crash(vm, "reset: %s", e.text);
+		else
+			vm_resume(vm);
+	}
+}
+
+void vm_wake(struct vm *vm)
+{
+	eventfd_write(vm->wake, 1);
+}
+
+void vm_end(struct vm *vm, enum vm_end why, int status)
+{
+	if (vm->end != VM_END_NONE)
+		return;
+	vm->end = why;
+	vm->end_status = status;
+	vm_kick_all(vm);
+	vm_wake(vm);
+}
+
+void vm_crash(struct vm *vm, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (vm->crash[0])
+		return;
+	va_start(ap, fmt);
+	vsnprintf(vm->crash, sizeof(vm->crash), fmt, ap);
+	va_end(ap);
+	log_line("%s: crashed: %s", vm->config->name, vm->crash);
+	vm_kick_all(vm);
+	vm_wake(vm);
+}
+
+void vm_set_crashed(struct vm *vm, const char *why)
+{
+	vm_crash(vm, "%s", why);
+}
+
+void vm_stop(struct vm *vm)
+{
+	vm_end(vm, VM_END_STOPPED, 0);
+}
+
+void vm_leave(struct vm *vm)
+{
+	vm_end(vm, VM_END_MOVED, 0);
+}
+
+void vm_power_button(struct vm *vm)
+{
+	platform_power_button(vm);
+}
+
+int vm_loop(struct vm *vm, const char **reason)
+{
+	static const char *const names[] = {
+		[VM_END_NONE] = "none",		    [VM_END_SHUTDOWN] = "shutdown",
+		[VM_END_STOPPED] = "stopped",	    [VM_END_DEBUG_EXIT] = "debug-exit",
+		[VM_END_MOVED] = "moved",
+	};
+
+	loop_run(vm->loop);
+	pthread_mutex_lock(&vm->lock);
+	vm_pause(vm);
+	if (vm->end != VM_END_MOVED)
+		console_flush(vm->console);
+	pthread_mutex_unlock(&vm->lock);
+	*reason = names[vm->end];
+	return vm->end_status;
+}
+
+/* ---- what others ask */
+
+void vm_lock(struct vm *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+}
+
+void vm_unlock(struct vm *vm)
+{
+	pthread_mutex_unlock(&vm->lock);
+}
+
+const Vmb__VmConfig *vm_config(const struct vm *vm)
+{
+	return vm->config;
+}
+
+struct vm_files *vm_get_files(struct vm *vm)
+{
+	return &vm->files;
+}
+
+Vmb__RunState vm_run_state(const struct vm *vm)
+{
+	if (vm->crash[0])
+		return VMB__RUN_STATE__RUN_STATE_CRASHED;
+	if (vm->running)
+		return VMB__RUN_STATE__RUN_STATE_RUNNING;
+	return vm->first_run_ns || vm->user_paused ? VMB__RUN_STATE__RUN_STATE_PAUSED
+						   : VMB__RUN_STATE__RUN_STATE_STARTING;
+}
+
+const char *vm_crash_reason(const struct vm *vm)
+{
+	return vm->crash;
+}
+
+uint64_t vm_first_run_ns(const struct vm *vm)
+{
+	return vm->first_run_ns;
+}
+
+uint64_t vm_created_ns(const struct vm *vm)
+{
+	return vm->created_ns;
+}
+
+size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max)
+{
+	size_t n = MIN(max, (size_t)vm->nvcpus);
+
+	for (size_t i = 0; i < n; i++)
+		counts[i] = vm->vcpus[i].exits;
+	return n;
+}
+
+size_t vm_console_clients(struct vm *vm, int *fds, size_t max)
+{
+	return console_clients(vm->console, fds, max);
+}
+
+void vm_add_console_client(struct vm *vm, int fd)
+{
+	console_add_client(vm->console, fd);
+}
+
+void vm_set_user_paused(struct vm *vm, bool paused)
+{
+	vm->user_paused = paused;
+}
+
+bool vm_user_paused(const struct vm *vm)
+{
+	return vm->user_paused;
+}
+
+struct loop_source *vm_watch(struct vm *vm, int fd, uint32_t events,
+			     void (*fn)(void *ctx, uint32_t events), void *ctx)
+{
+	return loop_add(vm->loop, fd, events, fn, ctx);
+}
+
+void vm_unwatch(struct loop_source *s)
+{
+	loop_remove(s);
+}

@@ -1,0 +1,156 @@
+/* vmm.h: one virtual machine on KVM, in one process.
+ *
+ * A vmm process is built in this order:
+ *   vm_create()        /dev/kvm, memory, vCPUs and their threads, devices; opens nothing later
+ *   vm_boot()          a new VM: kernel and tables into memory;     or
+ *   vm_restore()       a VM captured elsewhere
+ *   vm_enter_sandbox() no capability, no file system, few system calls
+ *   vm_resume(), vm_loop()
+ *
+ * Threads: every function here is called on the process's main thread; those marked "locked" with
+ * the VM's lock held, as it is in every handler the event loop calls.  Handlers are added with
+ * vm_watch().
+ */
+#ifndef VMM_VMM_H
+#define VMM_VMM_H
+
+#include "proto/vmbeam.pb-c.h"
+#include "vmm/base.h"
+
+/* Version of VmState that this program writes; it reads this one and the one before. */
+enum { STATE_VERSION = 1 };
+
+enum { VM_MAX_DISKS = 16, VM_MAX_NETS = 8, VM_MAX_MODULES = 8 };
+
+/* The descriptors that make up a VM beside its memory; -1 where there is none.  A handover passes
+ * all of them on, in vm_files_list()'s order. */
+struct vm_files {
+	int ram;    /* memfd, size sealed */
+	int owner;  /* memfd, the owner word (zerocopy.h) */
+	int lock;   /* runtime directory's lock file, locked for as long as the VM exists */
+	int control, console; /* listening sockets */
+	int exit_record;      /* file that receives how the VM ended */
+	int serial_file;
+	int kernel, initrd;
+	int modules[VM_MAX_MODULES];
+	int disks[VM_MAX_DISKS];
+	int taps[VM_MAX_NETS];
+};
+enum { VM_MAX_FILES = 9 + VM_MAX_MODULES + VM_MAX_DISKS + VM_MAX_NETS };
+
+void vm_files_init(struct vm_files *f);
+void vm_files_close(struct vm_files *f);
+/* Opens kernel, initrd, modules, disks (locked: OFD locks, shared if read-only), taps and the serial
+ * file as `config` names them. */
+int vm_files_open(struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
+/* Fills fds[] and names[] (both VM_MAX_FILES long; names are static strings or index-suffixed) with
+ * what is open; returns the count. */
+size_t vm_files_list(const struct vm_files *f, int *fds, char (*names)[16]);
+/* Stores a descriptor under a name of that list; -1 if there is no such name. */
+int vm_files_set(struct vm_files *f, const char *name, int fd);
+
+struct vm;
+
+/* What can be checked without opening anything: name, sizes, counts. */
+int vm_config_validate(const Vmb__VmConfig *config, struct error *e);
+
+/* Builds a VM of `config` (copied) that has not run.  Takes over *files in every case.
+ * If config->cpu_model is absent the machine's default is chosen and stored in vm_config(). */
+struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct error *e);
+void vm_destroy(struct vm *vm);
+int vm_boot(struct vm *vm, struct error *e);
+/* empty_dir becomes the process's root directory. */
+int vm_enter_sandbox(const char *empty_dir, struct error *e);
+/* Runs the event loop until the VM has ended or vm_leave(); returns the exit status of the process.
+ * *reason is a static string: "shutdown", "stopped", "debug-exit", "moved". */
+int vm_loop(struct vm *vm, const char **reason);
+/* Ends vm_loop() without ending the VM: it lives on in another process.  Locked. */
+void vm_leave(struct vm *vm);
+void vm_lock(struct vm *vm);
+void vm_unlock(struct vm *vm);
+
+const Vmb__VmConfig *vm_config(const struct vm *vm);
+struct vm_files *vm_get_files(struct vm *vm);
+Vmb__RunState vm_run_state(const struct vm *vm);
+/* Why a crashed VM cannot run on; "" if it can. */
+const char *vm_crash_reason(const struct vm *vm);
+/* Declares the VM unable to run (its memory stays for a dump).  Locked. */
+void vm_set_crashed(struct vm *vm, const char *why);
+uint64_t vm_first_run_ns(const struct vm *vm);
+uint64_t vm_created_ns(const struct vm *vm);
+size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
+size_t vm_console_clients(struct vm *vm, int *fds, size_t max);
+void vm_add_console_client(struct vm *vm, int fd);
+
+/* Starts the vCPUs.  Locked. */
+void vm_resume(struct vm *vm);
+/* Returns when no vCPU is in the guest and each has completed its pending port or memory access.
+ * Locked; gives the lock up while it waits. */
+void vm_pause(struct vm *vm);
+/* What a user asked for, apart from pauses of ours.  Locked. */
+void vm_set_user_paused(struct vm *vm, bool paused);
+bool vm_user_paused(const struct vm *vm);
+/* Presses the ACPI power button.  Locked. */
+void vm_power_button(struct vm *vm);
+/* Ends the VM at once.  Locked. */
+void vm_stop(struct vm *vm);
+
+/* ---- handover (the sequence is zerocopy/'s)
+ *
+ * Source:      vm_provisional, ..., vm_pause, vm_drain, vm_capture; then either vm_uncapture and
+ *              vm_resume, or vm_leave.
+ * Destination: vm_create, vm_load_provisional, [vm_warm], vm_restore, vm_resume.
+ * All locked.
+ */
+
+/* The devices' state as it is now, without stopping anything: enough for a destination to set up
+ * interrupts and doorbells ahead of time.  Free with vmb__vm_state__free_unpacked(). */
+Vmb__VmState *vm_provisional(struct vm *vm);
+int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e);
+/* Stops every device backend and waits until what it had begun is complete; on failure (timeout:
+ * the message names the device) the backends run again.  Gives the lock up while it waits. */
+int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e);
+/* The complete state of a paused and drained VM.  From here on the memory accessor refuses. */
+Vmb__VmState *vm_capture(struct vm *vm, struct error *e);
+/* The handover has failed: the backends and the accessor work again. */
+void vm_uncapture(struct vm *vm);
+int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
+/* Fills this process's page tables and the VM's with the memory that exists; linear in its size. */
+int vm_warm(struct vm *vm, struct error *e);
+
+/* Writes RAM and registers of a paused or crashed VM as an ELF core to fd.  Locked. */
+int vm_dump(struct vm *vm, int fd, struct error *e);
+
+/* Calls fn(ctx, events) under the lock when fd is ready for `events` (EPOLLIN, ...). */
+struct loop_source;
+struct loop_source *vm_watch(struct vm *vm, int fd, uint32_t events,
+			     void (*fn)(void *ctx, uint32_t events), void *ctx);
+void vm_unwatch(struct loop_source *s);
+
+
+/* ---- control socket
+ *
+ * Each client sends Requests and gets one Reply to each (proto/vmbeam.proto).  Requests about the VM
+ * itself are answered here; any other goes to `other`.
+ */
+struct control;
+struct wire_fds;
+
+/* Called locked for a request that is not about the VM itself.  Returns true if it has taken the
+ * connection `fd` over (and will close it); false to have it answered with *e as the error, or, if
+ * e->text is empty, kept open. */
+typedef bool control_other_fn(void *ctx, int fd, const Vmb__Request *r, struct wire_fds *fds,
+			      struct error *e);
+
+/* Starts serving the listening socket files.control. */
+struct control *control_start(struct vm *vm, control_other_fn *other, void *ctx);
+/* Tells those that wait how the VM ended, and closes every connection. */
+void control_end(struct control *c, const char *reason, int status);
+/* The VM cannot run on: those that wait are told, the process stays for a dump. */
+void control_crashed(struct control *c);
+/* Stops and starts accepting, around a handover. */
+void control_suspend(struct control *c, bool suspend);
+void control_set_moving(struct control *c, bool moving);
+int control_reply_error(int fd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,170 @@
+/* warm.c: fills a destination's nested page tables before its guest runs.
+ *
+ * A stub in a page of its own, outside RAM, reads one byte of each page that exists; KVM maps the
+ * page as it is read.  It runs on vCPU 0 before that vCPU's real state is set: every register it
+ * touches is overwritten by the restore.  It needs 1 GiB pages of the CPU, so that one page of tables
+ * reaches 512 GiB.  Its slot stays: taking a slot away makes KVM drop every translation.
+ */
+#include "vmm/internal.h"
+
+#include <cpuid.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+enum {
+	STUB_GPA = 0xfed10000,
+	STUB_PAGES = 3, /* code, PML4, PDPT */
+	STUB_PORT = PM1_CNT_PORT + 2,
+	MAX_EXTENTS = 65536,
+};
+
+/* 1: mov al,[rdi]; add rdi,rdx; dec rcx; jnz 1b; mov dx,port; out dx,al */
+static const uint8_t stub[] = {
+	0x8a, 0x07, 0x48, 0x01, 0xd7, 0x48, 0xff, 0xc9,
+	0x75, 0xf6, 0x66, 0xba, STUB_PORT & 0xff, STUB_PORT >> 8, 0xee,
+};
+
+static bool has_gigabyte_pages(void)
+{
+	uint32_t a, b, c, d;
+
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && d >> 26 & 1;
+}
+
+int warm_prepare(struct vm *vm, struct error *e)
+{
+	struct kvm_userspace_memory_region r = {
+		.slot = SLOT_WARM_STUB,
+		.guest_phys_addr = STUB_GPA,
+		.memory_size = STUB_PAGES * 4096,
+	};
+	uint8_t *p;
+	uint64_t *pml4, *pdpt;
+
+	if (vm->warm_stub || !has_gigabyte_pages())
+		return 0; /* without them only this process's own tables are warmed */
+	p = mmap(NULL, STUB_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return error_set_errno(e, "warm: mmap");
+	memcpy(p, stub, sizeof(stub));
+	pml4 = (uint64_t *)(p + 4096);
+	pdpt = (uint64_t *)(p + 8192);
+	pml4[0] = (STUB_GPA + 8192) | 0x63; /* present, writable, accessed, dirty */
+	for (uint64_t i = 0; i < 512; i++)
+		pdpt[i] = i << 30 | 0xe3;
+	r.userspace_addr = (uintptr_t)p;
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &r)) {
+		munmap(p, STUB_PAGES * 4096);
+		return error_set_errno(e, "warm: KVM_SET_USER_MEMORY_REGION");
+	}
+	vm->warm_stub = p;
+	return 0;
+}
+
+static int set_mode(struct vcpu *v, struct error *e)
+{
+	struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
+	struct kvm_segment code = {
+		.limit = ~0u, .selector = 0x10, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	struct kvm_segment data = {
+		.limit = ~0u, .selector = 0x18, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
+	struct kvm_sregs s;
+
+	if (ioctl(v->fd, KVM_GET_SREGS, &s))
+		return error_set_errno(e, "warm: KVM_GET_SREGS");
+	s.cs = code;
+	s.ds = s.es = s.fs = s.gs = s.ss = data;
+	s.cr0 = 0x80000011u;
+	s.cr3 = STUB_GPA + 4096;
+	s.cr4 = 0x20;
+	s.efer = 0x500;
+	if (ioctl(v->fd, KVM_SET_SREGS, &s) || ioctl(v->fd, KVM_SET_MP_STATE, &mp))
+		return error_set_errno(e, "warm: cannot set the stub's mode");
+	return 0;
+}
+
+/* Reads `count` bytes, `step` apart, from gpa on. */
+static int run_stub(struct vcpu *v, uint64_t gpa, uint64_t step, uint64_t count, struct error *e)
+{
+	struct kvm_regs regs = {
+		.rip = STUB_GPA, .rdi = gpa, .rdx = step, .rcx = count, .rflags = 2};
+
+	if (ioctl(v->fd, KVM_SET_REGS, &regs))
+		return error_set_errno(e, "warm: KVM_SET_REGS");
+	v->run->immediate_exit = 0;
+	do {
+		if (ioctl(v->fd, KVM_RUN, 0) && errno != EINTR && errno != EAGAIN)
+			return error_set_errno(e, "warm: KVM_RUN");
+	} while (v->run->exit_reason == KVM_EXIT_INTR);
+	if (v->run->exit_reason != KVM_EXIT_IO || v->run->io.port != STUB_PORT)
+		return error_set(e, "warm: the stub left with exit %u", v->run->exit_reason);
+	/* The port access must be completed before the vCPU's state may be set. */
+	v->run->immediate_exit = 1;
+	ioctl(v->fd, KVM_RUN, 0);
+	return 0;
+}
+
+/* One extent of the memfd, which the gap below 4 GiB may cut in two. */
+static int warm_extent(struct vcpu *v, uint64_t start, uint64_t end, uint64_t step, struct error *e)
+{
+	uint64_t low = memory_low_size(&v->vm->memory);
+
+	start = ALIGN_DOWN(start, step);
+	if (start < low && run_stub(v, start, step, (MIN(end, low) - start + step - 1) / step, e))
+		return -1;
+	start = MAX(start, low);
+	if (start >= end)
+		return 0;
+	return run_stub(v, HIGH_RAM + (start - low), step, (end - start + step - 1) / step, e);
+}
+
+bool warm_huge_pages(bool hugetlb)
+{
+	char text[128] = "";
+	const char *now;
+	int fd;
+
+	if (hugetlb)
+		return true;
+	fd = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	if (read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = 0;
+	close(fd);
+	now = strchr(text, '[');
+	return now && strncmp(now, "[never]", 7) && strncmp(now, "[deny]", 6);
+}
+
+void warm_destroy(struct vm *vm)
+{
+	munmap(vm->warm_stub, STUB_PAGES * 4096);
+	vm->warm_stub = NULL;
+}
+
+int vcpu_warm(struct vcpu *v, struct error *e)
+{
+	const struct memory *m = &v->vm->memory;
+	uint64_t step = v->vm->huge_pages ? HUGE_PAGE : 4096;
+	off_t data, hole = 0;
+
+	if (!v->vm->warm_stub)
+		return 0;
+	if (set_mode(v, e))
+		return -1;
+	for (unsigned int i = 0; i < MAX_EXTENTS; i++) {
+		data = lseek(m->fd, hole, SEEK_DATA);
+		if (data < 0)
+			break;
+		hole = lseek(m->fd, data, SEEK_HOLE);
+		if (hole <= data)
+			break;
+		if (warm_extent(v, (uint64_t)data, (uint64_t)hole, step, e))
+			return -1;
+	}
+	return 0;
+}

@@ -1,0 +1,393 @@
+/* driver.c: the driver's part of a handover: it brings source and destination together, waits, and
+ * reports.  It holds the VM's descriptors meanwhile, and if both others die it starts a third process
+ * that takes the VM over, or keeps its memory.
+ */
+#include "vmm/client.h"
+#include "zerocopy/fault.h"
+#include "zerocopy/zerocopy.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum {
+	OFFER_TIMEOUT_MS = 10000,
+	PREPARE_TIMEOUT_MS = 120000,
+	FINISH_TIMEOUT_MS = 120000,
+	RETIRE_TIMEOUT_MS = 20000,
+};
+
+/* One of the two others, as the driver sees it. */
+struct party {
+	int link;  /* -1: closed */
+	int pidfd; /* readable: dead */
+	bool dead;
+	Vmb__HandoverResult *result; /* inside `reply` */
+	Vmb__Reply *reply;
+	struct error error;
+};
+
+struct drive {
+	const struct handover_options *o;
+	struct handover_report *r;
+	struct party source, destination;
+	pid_t destination_pid;
+	int state;
+	Vmb__Reply *offer;
+	struct wire_fds files; /* the VM's; the source's pidfd is the last */
+	uint16_t instance;
+	bool prepared, warmed, going;
+	uint64_t start, prepared_at, warmed_at;
+};
+
+static int fail(struct drive *d, const char *phase, const struct error *e)
+{
+	snprintf(d->r->phase, sizeof(d->r->phase), "%s", phase);
+	if (e)
+		d->r->error = *e;
+	return -1;
+}
+
+static void add_phase(struct handover_report *r, const char *name, uint64_t ns)
+{
+	if (r->nphases == HANDOVER_MAX_PHASES)
+		return;
+	snprintf(r->phases[r->nphases].name, sizeof(r->phases[0].name), "%s", name);
+	r->phases[r->nphases++].ns = ns;
+}
+
+static int open_pidfd(pid_t pid)
+{
+	return (int)syscall(SYS_pidfd_open, pid, 0);
+}
+
+/* ---- beginning */
+
+static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__HandoverRequest h = VMB__HANDOVER_REQUEST__INIT;
+	int fds[2] = {d->state, link};
+	Vmb__HandoverOffer *offer;
+
+	req.kind_case = VMB__REQUEST__KIND_HANDOVER;
+	req.handover = &h;
+	h.dry_run = d->o->dry_run;
+	h.state_version = STATE_VERSION;
+	h.fault = (char *)(uintptr_t)(d->o->fault ? d->o->fault : "");
+	d->source.link = vmm_connect(vm, e);
+	if (d->source.link < 0)
+		return -1;
+	if (vmm_request(d->source.link, &req, fds, 2, &d->offer, &d->files, OFFER_TIMEOUT_MS, e))
+		return -1;
+	offer = d->offer->offer;
+	if (d->offer->kind_case != VMB__REPLY__KIND_OFFER || !offer->provisional ||
+	    !offer->provisional->config)
+		return error_set(e, "the VM's process made no sense");
+	for (size_t i = 0; i < offer->n_blockers && i < HANDOVER_MAX_BLOCKERS; i++)
+		snprintf(d->r->blockers[d->r->nblockers++], sizeof(d->r->blockers[0]), "%s",
+			 offer->blockers[i]);
+	if (d->r->nblockers)
+		return error_set(e, "%s", d->r->blockers[0]);
+	d->r->memory_bytes = offer->provisional->config->memory;
+	if (d->o->dry_run)
+		return 0;
+	if (d->files.count != offer->n_fd_names + 1)
+		return error_set(e, "the VM's process made no sense");
+	d->source.pidfd = d->files.fd[d->files.count - 1];
+	return 0;
+}
+
+static int start_destination(struct drive *d, int link, bool recover, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__IncomingRequest in = VMB__INCOMING_REQUEST__INIT;
+	Vmb__HandoverOffer *offer = d->offer->offer;
+	int fds[VM_MAX_FILES + 3];
+	struct owner *owner;
+	size_t n = 0;
+
+	for (size_t i = 0; i < offer->n_fd_names; i++)
+		if (!strcmp(offer->fd_names[i], "owner")) {
+			owner = owner_map(d->files.fd[i], e);
+			if (!owner)
+				return -1;
+			d->instance = owner_next_instance(owner);
+			owner_unmap(owner);
+		}
+	in.provisional = offer->provisional;
+	in.fd_names = offer->fd_names;
+	in.n_fd_names = offer->n_fd_names;
+	in.instance = d->instance;
+	in.warm = d->o->warm && !recover;
+	in.recover = recover;
+	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");
+	req.kind_case = VMB__REQUEST__KIND_INCOMING;
+	req.incoming = &in;
+	fds[n++] = d->state;
+	if (!recover) {
+		fds[n++] = link;
+		fds[n++] = d->source.pidfd;
+	}
+	for (size_t i = 0; i < offer->n_fd_names; i++)
+		fds[n++] = d->files.fd[i];
+	d->destination_pid = vmm_spawn(&d->destination.link, e);
+	if (d->destination_pid < 0)
+		return -1;
+	d->destination.dead = false;
+	d->destination.pidfd = open_pidfd(d->destination_pid);
+	if (d->destination.pidfd < 0)
+		return error_set_errno(e, "pidfd_open");
+	return wire_send(d->destination.link, &req.base, fds, n, e);
+}
+
+/* ---- events */
+
+/* Takes one reply from a party; a closed connection only closes our end. */
+static void hear(struct drive *d, struct party *p)
+{
+	Vmb__Reply *reply = NULL;
+
+	if (vmm_receive_reply(p->link, &reply, NULL, 0, &p->error)) {
+		close_fd(&p->link);
+		return;
+	}
+	if (reply->kind_case == VMB__REPLY__KIND_RESULT && !p->reply) {
+		p->reply = reply;
+		p->result = reply->result;
+		return;
+	}
+	if (reply->kind_case == VMB__REPLY__KIND_PREPARED) {
+		d->prepared = true;
+		d->prepared_at = clock_ns();
+		fault_point("driver.prepared");
+	} else if (reply->kind_case == VMB__REPLY__KIND_WARMED) {
+		d->warmed = true;
+		d->warmed_at = clock_ns();
+		fault_point("driver.warmed");
+	}
+	vmb__reply__free_unpacked(reply, NULL);
+}
+
+static void look(struct drive *d, int timeout_ms)
+{
+	struct party *parties[2] = {&d->source, &d->destination};
+	struct pollfd p[4];
+
+	for (int i = 0; i < 2; i++) {
+		p[2 * i] = (struct pollfd){.fd = parties[i]->link, .events = POLLIN};
+		p[2 * i + 1] = (struct pollfd){
+			.fd = parties[i]->dead ? -1 : parties[i]->pidfd, .events = POLLIN};
+	}
+	if (poll(p, 4, timeout_ms) <= 0)
+		return;
+	for (int i = 0; i < 2; i++) {
+		if (p[2 * i].revents)
+			hear(d, parties[i]);
+		else if (p[2 * i + 1].revents)
+			parties[i]->dead = true; /* nothing more to hear */
+	}
+}
+
+static bool is_over(const struct drive *d)
+{
+	const struct party *s = &d->source, *t = &d->destination;
+
+	if (t->result && t->result->crashed)
+		return true;
+	if (d->going)
+		return (s->result || s->dead) && (t->result || t->dead || s->result);
+	/* Before the go a destination that ends, or a source that closes, is the end; but a source
+	 * that dies leaves the destination to keep what there is. */
+	return (t->dead || (s->link < 0 && !s->dead && t->link < 0));
+}
+
+static int send_go(struct drive *d, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__HandoverGo go = VMB__HANDOVER_GO__INIT;
+
+	req.kind_case = VMB__REQUEST__KIND_GO;
+	req.go = &go;
+	go.instance = d->instance;
+	go.drain_timeout_ns = d->o->drain_timeout_ns;
+	return wire_send(d->source.link, &req.base, &d->destination.pidfd, 1, e);
+}
+
+static void wait_for_both(struct drive *d)
+{
+	uint64_t deadline = clock_ns() + PREPARE_TIMEOUT_MS * 1000000ull;
+	struct error e;
+
+	while (!is_over(d)) {
+		uint64_t now = clock_ns();
+
+		if (now >= deadline)
+			return;
+		look(d, (int)((deadline - now) / 1000000 + 1));
+		if (d->warmed && !d->going && d->source.link >= 0 && !d->source.dead) {
+			deadline = clock_ns() + FINISH_TIMEOUT_MS * 1000000ull;
+			if (!send_go(d, &e)) {
+				d->going = true;
+				fault_point("driver.going");
+			}
+		}
+	}
+}
+
+/* ---- the end */
+
+static void forget(struct party *p)
+{
+	close_fd(&p->link);
+	if (p->reply)
+		vmb__reply__free_unpacked(p->reply, NULL);
+	p->reply = NULL;
+	p->result = NULL;
+}
+
+/* Both are dead: a third process takes the VM from the memfds, or keeps its memory. */
+static int recover(struct drive *d)
+{
+	struct error e = {""};
+
+	forget(&d->destination);
+	close_fd(&d->destination.pidfd);
+	d->prepared = d->warmed = false;
+	d->going = true; /* nothing is to be said to the source any more */
+	if (start_destination(d, -1, true, &e))
+		return fail(d, "recover", &e);
+	while (!d->destination.result && !d->destination.dead && d->destination.link >= 0)
+		look(d, FINISH_TIMEOUT_MS);
+	if (!d->destination.result)
+		return fail(d, "recover", &d->destination.error);
+	return 0;
+}
+
+static void add_phases(struct handover_report *r, const Vmb__HandoverResult *res)
+{
+	for (size_t i = 0; res && i < res->n_phases; i++)
+		add_phase(r, res->phases[i]->name, res->phases[i]->ns);
+}
+
+static int report(struct drive *d)
+{
+	const Vmb__HandoverResult *s = d->source.result, *t = d->destination.result;
+	struct handover_report *r = d->r;
+	uint64_t now;
+
+	if (t && t->completed) {
+		struct pollfd p = {.fd = d->source.pidfd, .events = POLLIN};
+
+		poll(&p, 1, RETIRE_TIMEOUT_MS);
+		now = clock_ns();
+		r->completed = true;
+		add_phase(r, "prepare", d->prepared_at ? d->prepared_at - d->start : 0);
+		if (d->warmed_at && d->o->warm)
+			add_phase(r, "warm", d->warmed_at - d->prepared_at);
+		add_phases(r, s);
+		if (s)
+			/* From the sealed state to the destination's first look at it. */
+			add_phase(r, "notify",
+				  t->resume_ns - s->sent_ns -
+					  (t->n_phases == 3 ? t->phases[0]->ns + t->phases[1]->ns +
+								      t->phases[2]->ns
+							    : 0));
+		add_phases(r, t);
+		add_phase(r, "retire", now - t->resume_ns);
+		r->total_ns = now - d->start;
+		if (d->o->warm && d->warmed_at)
+			r->total_ns -= d->warmed_at - d->prepared_at;
+		r->cpu_destination_ns = t->cpu_ns;
+		if (s) {
+			r->downtime_ns = t->resume_ns - s->pause_ns;
+			r->state_bytes = s->state_bytes;
+			r->cpu_source_ns = s->cpu_ns;
+		}
+		fault_point("driver.done");
+		return 0;
+	}
+	if (s && !s->completed) {
+		struct error e;
+
+		error_set(&e, "%s%s", s->error,
+			  s->crashed ? "; its memory is kept by the source" : "; it runs on at the source");
+		r->crashed = s->crashed;
+		return fail(d, s->phase, &e);
+	}
+	if (t && t->crashed) {
+		struct error e;
+
+		error_set(&e, "%s", t->error);
+		r->crashed = true;
+		return fail(d, t->phase, &e);
+	}
+	if (s && s->completed) {
+		struct error e;
+
+		error_set(&e, "the destination ended after it had taken the VM over");
+		return fail(d, "resume", &e);
+	}
+	return fail(d, d->prepared ? "warm" : "prepare",
+		    d->destination.error.text[0] ? &d->destination.error : &d->source.error);
+}
+
+int handover_drive(const char *vm, const struct handover_options *o, struct handover_report *r)
+{
+	struct drive d = {
+		.o = o,
+		.r = r,
+		.source = {.link = -1, .pidfd = -1},
+		.destination = {.link = -1, .pidfd = -1},
+		.state = -1,
+	};
+	int link[2] = {-1, -1}, result;
+	struct error e = {""};
+
+	memset(r, 0, sizeof(*r));
+	fault_arm(o->fault);
+	d.start = clock_ns();
+	d.state = state_create(&e);
+	if (d.state < 0 || wire_pair(link, &e) || get_offer(&d, vm, link[0], &e)) {
+		result = fail(&d, "begin", &e);
+		goto out;
+	}
+	close_fd(&link[0]);
+	if (o->dry_run) {
+		result = 0;
+		goto out;
+	}
+	fault_point("driver.offered");
+	if (start_destination(&d, link[1], false, &e)) {
+		result = fail(&d, "prepare", &e);
+		goto out;
+	}
+	close_fd(&link[1]); /* or its end would never be seen */
+	wait_for_both(&d);
+	look(&d, 0);
+	if (d.source.dead && d.destination.dead &&
+	    !(d.destination.result && d.destination.result->completed)) {
+		if (recover(&d)) {
+			result = -1;
+			goto out;
+		}
+	}
+	result = report(&d);
+out:
+	close_fd(&link[0]);
+	close_fd(&link[1]);
+	forget(&d.source);
+	forget(&d.destination);
+	if (d.destination_pid > 0)
+		waitpid(d.destination_pid, NULL, WNOHANG);
+	close_fd(&d.destination.pidfd);
+	close_fd(&d.state);
+	wire_close_fds(&d.files);
+	if (d.offer)
+		vmb__reply__free_unpacked(d.offer, NULL);
+	return result;
+}

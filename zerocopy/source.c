@@ -1,0 +1,403 @@
+/* source.c: the source's part of a handover, in the vmm process that runs the VM.
+ *
+ * While the guest runs, this is driven by the process's event loop; from HandoverGo on it runs
+ * straight through, in one handler, with the guest stopped: nothing else is to be served meanwhile.
+ * Whatever fails before the destination's commit ends in owner_abort() and the guest running on here.
+ */
+#include "vmm/client.h"
+#include "zerocopy/fault.h"
+#include "zerocopy/zerocopy.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum {
+	COMMIT_TIMEOUT_MS = 20000, /* for the destination to restore and commit */
+	LEAVE_TIMEOUT_MS = 5000,   /* for it to start, once it has committed */
+	MAX_CONSOLE_CLIENTS = 8,
+};
+
+struct handover_source {
+	uint16_t instance;
+	int self; /* pidfd of this process, opened before the sandbox */
+	struct vm *vm;
+	struct control *control;
+	struct owner *owner;
+	/* one handover, from HandoverRequest on */
+	int driver, link, state; /* -1 without */
+	struct loop_source *driver_source;
+};
+
+struct handover_source *handover_source_create(uint16_t instance)
+{
+	struct handover_source *s = xcalloc(1, sizeof(*s));
+
+	s->instance = instance;
+	s->self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	s->driver = s->link = s->state = -1;
+	return s;
+}
+
+void handover_source_set_instance(struct handover_source *s, uint16_t instance)
+{
+	s->instance = instance;
+}
+
+void handover_source_attach(struct handover_source *s, struct vm *vm, struct control *control)
+{
+	struct error e;
+
+	s->vm = vm;
+	s->control = control;
+	s->owner = owner_map(vm_get_files(vm)->owner, &e);
+	if (!s->owner)
+		log_line("%s: cannot be moved: %s", vm_config(vm)->name, e.text);
+}
+
+static void end_handover(struct handover_source *s)
+{
+	vm_unwatch(s->driver_source);
+	s->driver_source = NULL;
+	close_fd(&s->driver);
+	close_fd(&s->link);
+	close_fd(&s->state);
+	if (s->control)
+		control_set_moving(s->control, false);
+}
+
+void handover_source_destroy(struct handover_source *s)
+{
+	if (!s)
+		return;
+	close_fd(&s->driver);
+	close_fd(&s->link);
+	close_fd(&s->state);
+	close_fd(&s->self);
+	owner_unmap(s->owner);
+	free(s);
+}
+
+/* ---- the stopped part */
+
+struct move {
+	struct handover_source *s;
+	uint16_t destination;
+	int destination_pidfd;
+	uint64_t drain_timeout_ns;
+	const char *phase;
+	Vmb__HandoverResult result;
+	Vmb__Phase phases[8];
+	Vmb__Phase *phase_ptrs[8];
+	uint64_t mark;
+};
+
+static void end_phase(struct move *m)
+{
+	uint64_t now = clock_ns();
+	Vmb__Phase *p = &m->phases[m->result.n_phases];
+
+	vmb__phase__init(p);
+	p->name = (char *)(uintptr_t)m->phase;
+	p->ns = now - m->mark;
+	m->phase_ptrs[m->result.n_phases++] = p;
+	m->mark = now;
+}
+
+static int tell_captured(struct handover_source *s, struct error *e)
+{
+	Vmb__Link msg = VMB__LINK__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	int clients[MAX_CONSOLE_CLIENTS];
+	size_t n = vm_console_clients(s->vm, clients, MAX_CONSOLE_CLIENTS);
+
+	msg.kind_case = VMB__LINK__KIND_CAPTURED;
+	msg.captured = &empty;
+	return wire_send(s->link, &msg.base, clients, n, e);
+}
+
+static int stop_and_capture(struct move *m, struct error *e)
+{
+	struct handover_source *s = m->s;
+	Vmb__VmState *state;
+	ssize_t n;
+
+	m->phase = "pause";
+	vm_pause(s->vm);
+	end_phase(m);
+	if (fault_point("source.paused"))
+		return error_set(e, "fault injected");
+
+	m->phase = "drain";
+	if (vm_drain(s->vm, m->drain_timeout_ns, e))
+		return -1;
+	end_phase(m);
+	if (fault_point("source.drained"))
+		return error_set(e, "fault injected");
+
+	m->phase = "capture";
+	state = vm_capture(s->vm, e);
+	if (!state)
+		return -1;
+	if (fault_point("source.captured")) {
+		vmb__vm_state__free_unpacked(state, NULL);
+		return error_set(e, "fault injected");
+	}
+	n = state_write(s->state, state, e);
+	vmb__vm_state__free_unpacked(state, NULL);
+	if (n < 0)
+		return -1;
+	m->result.state_bytes = (uint64_t)n;
+	end_phase(m);
+	m->result.sent_ns = m->mark;
+	if (fault_point("source.sealed"))
+		return error_set(e, "fault injected");
+	m->phase = "restore";
+	if (tell_captured(s, e))
+		return -1;
+	if (fault_point("source.sent"))
+		return error_set(e, "fault injected");
+	return 0;
+}
+
+/* Waits for the destination's word.  1: it runs there; 0: it has failed, as *e says. */
+static int await_destination(struct move *m, int timeout_ms, struct error *e)
+{
+	struct pollfd p[2] = {{.fd = m->s->link, .events = POLLIN},
+			      {.fd = m->destination_pidfd, .events = POLLIN}};
+	uint64_t deadline = clock_ns() + (uint64_t)timeout_ms * 1000000;
+	ProtobufCMessage *msg;
+
+	for (;;) {
+		uint64_t now = clock_ns();
+		int n = now < deadline ? poll(p, 2, (int)((deadline - now) / 1000000 + 1)) : 0;
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0) {
+			error_set(e, "the destination did not answer within %d s", timeout_ms / 1000);
+			return 0;
+		}
+		if (p[0].revents) {
+			int got = wire_recv(m->s->link, &vmb__link__descriptor, &msg, NULL, 0, e);
+			Vmb__Link *l = (Vmb__Link *)msg;
+			bool done;
+
+			if (got <= 0) {
+				if (got == 0)
+					error_set(e, "the destination has gone");
+				return 0;
+			}
+			done = l->kind_case == VMB__LINK__KIND_RESTORED && l->restored->completed;
+			if (!done)
+				error_set(e, "%s", l->kind_case == VMB__LINK__KIND_RESTORED
+							   ? l->restored->error
+							   : "the destination made no sense");
+			protobuf_c_message_free_unpacked(msg, NULL);
+			return done;
+		}
+		if (p[1].revents) {
+			error_set(e, "the destination has died");
+			return 0;
+		}
+	}
+}
+
+static bool destination_is_dead(const struct move *m)
+{
+	struct pollfd p = {.fd = m->destination_pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0;
+}
+
+/* The guest is to run on here, if the word allows it.  False: the destination has it. */
+static bool take_back(struct move *m, struct error *e)
+{
+	struct handover_source *s = m->s;
+
+	if (owner_abort(s->owner, s->instance, m->destination))
+		goto mine;
+	/* It has committed.  Alive, it will start the guest; give it time to do so or to die. */
+	for (int i = 0; i < LEAVE_TIMEOUT_MS / 10 && !destination_is_dead(m) &&
+			!owner_read(s->owner).started;
+	     i++)
+		poll(NULL, 0, 10);
+	if (!destination_is_dead(m))
+		return false;
+	if (owner_reclaim(s->owner, s->instance, m->destination))
+		goto mine;
+	error_set(e, "the destination died after it had started the VM");
+	m->result.crashed = true;
+	vm_uncapture(s->vm);
+	vm_set_crashed(s->vm, e->text);
+	return true;
+mine:
+	vm_uncapture(s->vm);
+	if (!vm_user_paused(s->vm))
+		vm_resume(s->vm);
+	return true;
+}
+
+static void send_result(struct move *m)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+
+	reply.kind_case = VMB__REPLY__KIND_RESULT;
+	reply.result = &m->result;
+	wire_send(m->s->driver, &reply.base, NULL, 0, NULL);
+}
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd)
+{
+	struct move m = {
+		.s = s,
+		.destination = (uint16_t)go->instance,
+		.destination_pidfd = pidfd,
+		.drain_timeout_ns = go->drain_timeout_ns,
+		.phase = "begin",
+	};
+	struct error e = {""};
+	uint64_t cpu = cpu_ns();
+	char text[sizeof(e.text)];
+
+	vmb__handover_result__init(&m.result);
+	m.result.phases = m.phase_ptrs;
+	m.result.pause_ns = m.mark = clock_ns();
+	if (!owner_begin(s->owner, s->instance, m.destination)) {
+		error_set(&e, "the owner word does not say that this process runs the VM");
+	} else if (fault_point("source.begun")) {
+		error_set(&e, "fault injected");
+		take_back(&m, &e);
+	} else if (!stop_and_capture(&m, &e) && await_destination(&m, COMMIT_TIMEOUT_MS, &e)) {
+		m.result.completed = true;
+	} else {
+		m.result.completed = !take_back(&m, &e);
+	}
+	m.result.cpu_ns = cpu_ns() - cpu;
+	m.result.phase = (char *)(uintptr_t)m.phase;
+	if (!m.result.completed) {
+		snprintf(text, sizeof(text), "%s", e.text);
+		m.result.error = text;
+		log_line("%s: handover failed in phase %s: %s", vm_config(s->vm)->name, m.phase,
+			 e.text);
+	}
+	send_result(&m);
+	if (m.result.completed)
+		vm_leave(s->vm);
+	close_fd(&pidfd);
+	end_handover(s);
+}
+
+/* ---- the running part */
+
+static void on_driver(void *ctx, uint32_t events)
+{
+	struct handover_source *s = ctx;
+	ProtobufCMessage *msg;
+	struct wire_fds fds;
+	struct error e;
+	Vmb__Request *r;
+
+	(void)events;
+	if (wire_recv(s->driver, &vmb__request__descriptor, &msg, &fds, 0, &e) <= 0) {
+		end_handover(s); /* the driver has gone, and nothing has begun: the VM runs on */
+		return;
+	}
+	r = (Vmb__Request *)msg;
+	if (r->kind_case == VMB__REQUEST__KIND_GO && fds.count == 1) {
+		move(s, r->go, wire_take_fd(&fds, 0));
+	} else {
+		control_reply_error(s->driver, "handover: an unexpected message");
+		end_handover(s);
+	}
+	wire_close_fds(&fds);
+	protobuf_c_message_free_unpacked(msg, NULL);
+}
+
+static void send_offer(struct handover_source *s, int fd, const char *blocker, bool dry)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__HandoverOffer offer = VMB__HANDOVER_OFFER__INIT;
+	char names[VM_MAX_FILES][16], *name_ptrs[VM_MAX_FILES];
+	char *blockers[1] = {(char *)(uintptr_t)blocker};
+	int fds[VM_MAX_FILES + 1];
+	size_t n = 0;
+
+	reply.kind_case = VMB__REPLY__KIND_OFFER;
+	reply.offer = &offer;
+	if (blocker) {
+		offer.blockers = blockers;
+		offer.n_blockers = 1;
+	} else if (!dry) {
+		n = vm_files_list(vm_get_files(s->vm), fds, names);
+		for (size_t i = 0; i < n; i++)
+			name_ptrs[i] = names[i];
+		offer.fd_names = name_ptrs;
+		offer.n_fd_names = n;
+		fds[n++] = s->self;
+	}
+	offer.provisional = vm_provisional(s->vm);
+	wire_send(fd, &reply.base, fds, n, NULL);
+	vmb__vm_state__free_unpacked(offer.provisional, NULL);
+}
+
+static const char *find_blocker(const struct handover_source *s, const Vmb__HandoverRequest *r,
+				struct error *e)
+{
+	if (s->driver >= 0)
+		error_set(e, "it is being moved already");
+	else if (!s->owner)
+		error_set(e, "its owner word cannot be used");
+	else if (vm_crash_reason(s->vm)[0])
+		error_set(e, "it has crashed: %s", vm_crash_reason(s->vm));
+	else if (r->state_version + 1 < STATE_VERSION + 1)
+		error_set(e, "its state has version %d; the destination reads up to %u",
+			  STATE_VERSION, r->state_version);
+	else
+		return NULL;
+	return e->text;
+}
+
+bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct wire_fds *fds,
+			     struct error *e)
+{
+	struct handover_source *s = source;
+	struct error why;
+	const char *blocker;
+
+	if (r->kind_case != VMB__REQUEST__KIND_HANDOVER) {
+		error_set(e, "unknown request");
+		return false;
+	}
+	blocker = find_blocker(s, r->handover, &why);
+	if (blocker || r->handover->dry_run) {
+		send_offer(s, fd, blocker, true);
+		close(fd);
+		return true;
+	}
+	if (fds->count != 2) {
+		error_set(e, "handover: state memfd and link are missing");
+		return false;
+	}
+	fault_arm(r->handover->fault);
+	s->driver = fd;
+	s->state = wire_take_fd(fds, 0);
+	s->link = wire_take_fd(fds, 1);
+	s->driver_source = vm_watch(s->vm, fd, EPOLLIN, on_driver, s);
+	control_set_moving(s->control, true);
+	send_offer(s, fd, NULL, false);
+	fault_point("source.offered");
+	return true;
+}
