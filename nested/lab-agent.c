@@ -101,8 +101,11 @@ static void terminal_size(struct agent *a, const struct lab_run *run)
 static void command_start(struct agent *a, const struct lab_run *run)
 {
 	struct rlimit no_core = {0, 0};
+	struct timespec now = {.tv_sec = (time_t)(run->time_ns / 1000000000u),
+			       .tv_nsec = (long)(run->time_ns % 1000000000u)};
 	int in[2], out[2], err[2], std[3];
 
+	clock_settime(CLOCK_REALTIME, &now);
 	setrlimit(RLIMIT_CORE, &no_core);
 	if (run->tty) {
 		if (openpty(&a->terminal, &std[0], NULL, NULL, NULL))

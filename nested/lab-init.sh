@@ -6,7 +6,7 @@
 # (nested/lab-agent.c).  nested/lab.c gives it these variables on the kernel command line, with
 # every unusual byte of a path written \xHH:
 #   LAB_DIR    build/lab              LAB_AGENT  the vmbeam program
-#   LAB_CWD    the caller's folder    LAB_TIME   seconds since 1970
+#   LAB_CWD    the caller's folder
 # What goes wrong here ends the lab; the reason is the last line of the console log.
 
 export PATH=/bin
@@ -33,7 +33,6 @@ for m in /modules/*; do
 	esac || fail "module ${m##*-} does not load"
 done
 
-date -s "@$LAB_TIME" >/dev/null
 dir=$(decode "$LAB_DIR")
 build=${dir%/*}
 agent=$(decode "$LAB_AGENT")

@@ -40,6 +40,8 @@ struct lab_msg {
 struct lab_run {
 	uint16_t tty; /* a terminal, or three pipes */
 	uint16_t rows, cols;
+	uint16_t pad;
+	uint64_t time_ns; /* CLOCK_REALTIME */
 };
 
 struct lab_exit {
@@ -69,7 +71,7 @@ int lab_wire_take(struct lab_wire *w,
  */
 struct lab_pump {
 	int from, to;
-	int error;         /* errno of a failed write; 0 */
+	bool half_close;   /* `to` is a socket to QEMU: see lab_pump_close() */
 	size_t chunk;      /* most bytes to write at once */
 	size_t head, tail; /* buf[head, tail) is still to be written */
 	uint64_t total;    /* bytes written */

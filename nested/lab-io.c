@@ -75,9 +75,11 @@ int lab_wire_take(struct lab_wire *w,
 void lab_pump_close(struct lab_pump *p)
 {
 	close_fd(&p->from);
-	/* A socket to QEMU is only shut down: at a hang-up QEMU drops what it has not read yet. */
-	if (p->to >= 0 && !shutdown(p->to, SHUT_WR))
+	if (p->to >= 0 && p->half_close) {
+		/* At a full close QEMU would drop what it has not read yet. */
+		shutdown(p->to, SHUT_WR);
 		p->to = -1;
+	}
 	close_fd(&p->to);
 	p->head = p->tail = 0;
 }
@@ -113,11 +115,9 @@ void lab_pump_step(struct lab_pump *p, const struct pollfd fds[2])
 			p->head += (size_t)n;
 			p->total += (uint64_t)n;
 		} else if (n < 0 && errno != EAGAIN && errno != EINTR) {
-			p->error = errno;
 			lab_pump_close(p);
 		}
 	} else if (p->to >= 0 && (fds[1].revents & (POLLERR | POLLHUP | POLLNVAL))) {
-		p->error = EPIPE;
 		lab_pump_close(p);
 	}
 	if (p->from < 0 && p->tail == p->head)

@@ -48,7 +48,7 @@ struct lab {
 	struct lab_wire ctl;
 	struct lab_pump in, out, err;
 	uint64_t started; /* clock_ns() */
-	bool tty, raw, hello, exited;
+	bool tty, raw, hello, exited, dead;
 	struct termios saved;
 	struct lab_exit exit;
 };
@@ -210,83 +210,66 @@ struct list {
 	size_t n;
 };
 
-static void add(struct list *q, const char *arg)
+/* Adds an option and its value, which is a printf format; NULL for an option without. */
+static void add(struct list *q, const char *name, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+static void add(struct list *q, const char *name, const char *fmt, ...)
 {
-	q->arg[q->n++] = arg;
-}
-
-static void add_format(struct list *q, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-static void add_format(struct list *q, const char *fmt, ...)
-{
-	char *s;
+	char *value;
 	va_list ap;
 
+	q->arg[q->n++] = name;
+	if (!fmt)
+		return;
 	va_start(ap, fmt);
-	if (vasprintf(&s, fmt, ap) < 0)
+	if (vasprintf(&value, fmt, ap) < 0)
 		abort();
 	va_end(ap);
-	add(q, s);
+	q->arg[q->n++] = value;
 }
 
-/* The machine.  The ELF kernel is entered through PVH: nothing is unpacked under emulation. */
+/* The machine.  The ELF kernel is entered through PVH: nothing is unpacked under emulation.
+ * tsc=reliable is what lets KVM use its master clock, as on a real machine. */
 static void qemu_arguments(struct lab *l, struct list *q)
 {
-	static const char *const fixed[] = {
-		QEMU,
-		"-nodefaults",
-		"-no-user-config",
-		"-no-reboot",
-		"-display",
-		"none",
-		"-M",
-		"q35,smm=off,vmport=off",
-		"-accel",
-		"tcg,thread=multi",
-		"-cpu",
-		"max",
-		"-device",
-		"virtio-9p-pci,fsdev=root,mount_tag=root",
-		"-device",
-		"virtio-9p-pci,fsdev=build,mount_tag=build",
-		"-device",
-		"virtio-serial-pci,max_ports=5",
-		"-serial",
-		"chardev:console",
-	};
 	char *build = xasprintf("%.*s", (int)(strrchr(l->dir, '/') - l->dir), l->dir);
+	char *root_dev = fsdev("root", "/", ",readonly=on"), *build_dev = fsdev("build", build, "");
 	char *line = xasprintf("console=ttyS0 quiet panic=-1 mitigations=off no_timer_check "
-			       "tsc=reliable clocksource=tsc LAB_TIME=%ld",
-			       (long)time(NULL));
+			       "tsc=reliable clocksource=tsc");
 
 	line = cmdline_add(line, "LAB_DIR", l->dir);
 	line = cmdline_add(line, "LAB_AGENT", l->agent);
 	line = cmdline_add(line, "LAB_CWD", l->cwd);
-	for (size_t i = 0; i < ARRAY_LEN(fixed); i++)
-		add(q, fixed[i]);
-	add(q, "-smp");
-	add_format(q, "%u", (unsigned)l->opt.cpus);
-	add(q, "-m");
-	add_format(q, "%lluM", l->opt.memory / MIB);
-	add(q, "-kernel");
-	add_format(q, "%s/vmlinux", l->dir);
-	add(q, "-initrd");
-	add_format(q, "%s/initramfs", l->dir);
-	add(q, "-append");
-	add(q, line);
-	add(q, "-fsdev");
-	add(q, fsdev("root", "/", ",readonly=on"));
-	add(q, "-fsdev");
-	add(q, fsdev("build", build, ""));
-	add(q, "-chardev");
-	add_format(q, "file,id=console,append=on,path=/proc/self/fd/%d", l->console);
+	add(q, QEMU, NULL);
+	add(q, "-name", "vmbeam-lab");
+	add(q, "-nodefaults", NULL);
+	add(q, "-no-user-config", NULL);
+	add(q, "-no-reboot", NULL);
+	add(q, "-display", "none");
+	add(q, "-M", "q35,smm=off,vmport=off");
+	add(q, "-accel", "tcg,thread=multi");
+	add(q, "-cpu", "max");
+	add(q, "-smp", "%u", (unsigned)l->opt.cpus);
+	add(q, "-m", "%lluM", l->opt.memory / MIB);
+	add(q, "-kernel", "%s/vmlinux", l->dir);
+	add(q, "-initrd", "%s/initramfs", l->dir);
+	add(q, "-append", "%s", line);
+	add(q, "-fsdev", "%s", root_dev);
+	add(q, "-fsdev", "%s", build_dev);
+	add(q, "-device", "virtio-9p-pci,fsdev=root,mount_tag=root");
+	add(q, "-device", "virtio-9p-pci,fsdev=build,mount_tag=build");
+	add(q, "-device", "virtio-serial-pci,max_ports=%d", LAB_PORTS + 1);
 	for (int p = 0; p < LAB_PORTS; p++) {
-		add(q, "-chardev");
-		add_format(q, "socket,id=port%d,fd=%d", p, l->theirs[p]);
-		add(q, "-device");
-		add_format(q, "virtserialport,chardev=port%d,nr=%d", p, p + 1);
+		add(q, "-chardev", "socket,id=port%d,fd=%d", p, l->theirs[p]);
+		add(q, "-device", "virtserialport,chardev=port%d,nr=%d", p, p + 1);
 	}
-	add(q, NULL);
+	add(q, "-chardev", "file,id=console,append=on,path=/proc/self/fd/%d", l->console);
+	add(q, "-serial", "chardev:console");
+	q->arg[q->n] = NULL;
 	free(build);
+	free(root_dev);
+	free(build_dev);
+	free(line);
 }
 
 static void __attribute__((noreturn)) qemu_exec(struct lab *l, struct list *q, pid_t parent)
@@ -321,7 +304,10 @@ static int qemu_start(struct lab *l)
 	sigaddset(&set, SIGCHLD);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
+	if (signal(SIGHUP, SIG_DFL) == SIG_IGN) /* nohup */
+		signal(SIGHUP, SIG_IGN);
+	else
+		sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGWINCH);
 	signal(SIGPIPE, SIG_IGN);
 	/* In the background, reading from the terminal is an end of file and no reason to stop. */
@@ -365,11 +351,14 @@ static void window_size(struct lab_run *run)
 	}
 }
 
-/* Tells the agent what to run: taken from the port once it is open. */
+/* Tells the agent what to run. */
 static void send_command(struct lab *l)
 {
-	static const char *const kept[] = {"PATH=", "HOME=", "TERM=", "LANG=", "VMBEAM_"};
+	static const char *const kept[] = {
+		"PATH=",   "HOME=",         "TERM=",          "LANG=",
+		"VMBEAM_", "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS="};
 	struct lab_run run = {.tty = l->tty};
+	struct timespec now;
 
 	lab_wire_put(&l->ctl, LAB_CWD, l->cwd, strlen(l->cwd));
 	for (char **e = environ; *e; e++)
@@ -379,6 +368,8 @@ static void send_command(struct lab *l)
 	for (char **a = l->opt.command; *a; a++)
 		lab_wire_put(&l->ctl, LAB_ARG, *a, strlen(*a));
 	window_size(&run);
+	clock_gettime(CLOCK_REALTIME, &now);
+	run.time_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 	lab_wire_put(&l->ctl, LAB_RUN, &run, sizeof(run));
 }
 
@@ -406,6 +397,7 @@ static int message(void *arg, uint32_t type, const char *data, size_t len)
 		/* Not earlier: a stdin that ends at once would look like a port never connected. */
 		l->in.from = fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3);
 		l->in.to = l->ours[LAB_IN];
+		send_command(l);
 		if (l->tty)
 			terminal_raw(l);
 		return 0;
@@ -418,47 +410,58 @@ static int message(void *arg, uint32_t type, const char *data, size_t len)
 	return -1;
 }
 
-/* Keeps the console log as a file and shows its end. */
-static void console_keep(struct lab *l, char *path, size_t path_size)
+/* Keeps the console log as a file and shows its end.  Returns the log, to be freed. */
+static char *console_keep(struct lab *l, char *path, size_t path_size)
 {
 	enum { SHOWN = 12 };
 	off_t size = lseek(l->console, 0, SEEK_END);
-	char *log = xcalloc(1, (size_t)size + 1), *from;
+	char *log = xcalloc(1, (size_t)MAX(size, 0) + 1), *from;
 	int fd, lines = 0;
 
+	size = MAX(pread_all(l->console, log, (size_t)MAX(size, 0), 0), 0);
 	snprintf(path, path_size, "%s/console-%d.log", l->dir, getpid());
-	size = MAX(pread_all(l->console, log, (size_t)size, 0), 0);
 	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0 || write_all(fd, log, (size_t)size) < 0)
-		snprintf(path, path_size, "not kept (%s)", strerror(errno));
+		snprintf(path, path_size, "not kept: %s", strerror(errno));
 	close_fd(&fd);
 	for (from = log + size; from > log; from--)
 		if (from[-1] == '\n' && from != log + size && ++lines == SHOWN)
 			break;
 	if (*from)
 		dprintf(STDERR_FILENO, "%s%s", from, log[size - 1] == '\n' ? "" : "\n");
-	free(log);
+	return log;
 }
 
-/* QEMU has ended or is of no more use, and the command has no status: says why. */
-static int emulator_failed(struct lab *l, const char *why)
+/* QEMU has ended, or is of no more use for the reason given, and the command has no status. */
+static int emulator_failed(struct lab *l, const char *reason)
 {
-	char path[PATH_MAX + 40], text[200] = "";
-	int status;
+	static const char panic[] = "Kernel panic";
+	char path[PATH_MAX + 40], text[200];
+	char *log, *found;
+	int status = 0;
 
-	if (!why && waitpid(l->qemu, &status, 0) == l->qemu) {
+	terminal_restore(l);
+	if (!reason) {
+		waitpid(l->qemu, &status, 0);
 		l->qemu = 0;
-		if (WIFSIGNALED(status))
-			snprintf(text, sizeof(text), "the emulator died of signal %d (%s)",
-				 WTERMSIG(status), strsignal(WTERMSIG(status)));
-		else if (WEXITSTATUS(status))
-			snprintf(text, sizeof(text), "the emulator ended with status %d",
-				 WEXITSTATUS(status));
-		else
-			snprintf(text, sizeof(text), "the lab's kernel panicked or was shut down");
 	}
-	console_keep(l, path, sizeof(path));
-	log_line("lab: %s before the command ended: console log: %s", why ?: text, path);
+	log = console_keep(l, path, sizeof(path));
+	found = strstr(log, panic);
+	if (reason)
+		snprintf(text, sizeof(text), "%s", reason);
+	else if (WIFSIGNALED(status))
+		snprintf(text, sizeof(text), "the emulator died of signal %d (%s)",
+			 WTERMSIG(status), strsignal(WTERMSIG(status)));
+	else if (WEXITSTATUS(status))
+		snprintf(text, sizeof(text), "the emulator ended with status %d",
+			 WEXITSTATUS(status));
+	else if (found)
+		snprintf(text, sizeof(text), "%.*s", (int)strcspn(found, "\r\n"), found);
+	else
+		snprintf(text, sizeof(text), "the lab was shut down");
+	log_line("lab: %s before the command %s (console log: %s)", text,
+		 l->hello ? "ended" : "began", path);
+	free(log);
 	return STATUS_EMULATOR;
 }
 
@@ -480,9 +483,10 @@ static int timed_out(struct lab *l)
 	char path[PATH_MAX + 40];
 
 	if (!l->opt.timeout || clock_ns() < l->started + l->opt.timeout * 1000000000u)
-		return emulator_failed(l, "no sign of life from the lab's kernel");
-	console_keep(l, path, sizeof(path));
-	log_line("lab: the command has not ended within %u s (--timeout): console log: %s",
+		return emulator_failed(l, "no sign of life");
+	terminal_restore(l);
+	free(console_keep(l, path, sizeof(path)));
+	log_line("lab: the command did not end within %u s (--timeout; console log: %s)",
 		 (unsigned)l->opt.timeout, path);
 	return STATUS_TIMEOUT;
 }
@@ -499,7 +503,6 @@ static int relay(struct lab *l)
 	for (;;) {
 		struct signalfd_siginfo si;
 		struct pollfd fds[8];
-		bool ended = false;
 		int ms = time_left(l);
 
 		if (!ms)
@@ -517,7 +520,7 @@ static int relay(struct lab *l)
 			struct lab_run run = {0};
 
 			if (si.ssi_signo == SIGCHLD) {
-				ended = true;
+				l->dead = true;
 			} else if (si.ssi_signo == SIGWINCH) {
 				window_size(&run);
 				if (l->hello)
@@ -535,7 +538,8 @@ static int relay(struct lab *l)
 		lab_pump_step(&l->err, fds + 6);
 		if (all_written(l))
 			return (int)l->exit.status;
-		if (ended)
+		/* The output it had passed on is still to be read. */
+		if (l->dead && l->out.to < 0 && l->err.to < 0)
 			return emulator_failed(l, NULL);
 	}
 }
@@ -543,7 +547,7 @@ static int relay(struct lab *l)
 int lab_main(int argc, char **argv)
 {
 	static struct lab l;
-	int ret;
+	int ret, fd;
 
 	if (argc == 2 && !strcmp(argv[1], "--agent"))
 		return lab_agent_main();
@@ -552,6 +556,10 @@ int lab_main(int argc, char **argv)
 		return ret;
 	if (!l.opt.emulate && !access("/dev/kvm", F_OK))
 		return run_here(l.opt.command);
+	/* Nothing of ours is to become the command's stdin. */
+	while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)
+		;
+	close_fd(&fd);
 	ret = find_files(&l);
 	if (ret)
 		return ret;
@@ -564,12 +572,12 @@ int lab_main(int argc, char **argv)
 	l.ctl.fd = l.ours[LAB_CTL];
 	l.in.from = l.in.to = -1;
 	l.in.chunk = sizeof(l.in.buf);
+	l.in.half_close = true;
 	l.out.from = l.ours[LAB_OUT];
 	l.err.from = l.ours[LAB_ERR];
 	l.out.to = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	l.err.to = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
 	l.out.chunk = l.err.chunk = PIPE_BUF;
-	send_command(&l);
 	ret = relay(&l);
 out:
 	terminal_restore(&l);

@@ -281,7 +281,7 @@ int run_main(int argc, char **argv)
 {
 	static struct run_options o;
 	struct error e = {""};
-	int console, status;
+	int console = -1, status;
 	bool crashed = false;
 
 	if (parse(&o, argc, argv, &e))

@@ -2,8 +2,7 @@
  * clocks (beat_clock.c) and prints a line on the console at a steady beat.  The tests run it in our
  * VMM and let `beatcheck` judge the serial log; beat.h lists the parts.
  *
- * Kernel command line.  For a fast boot: "console=ttyS0 quiet random.trust_cpu=on tsc=reliable
- * no_timer_check panic=-1"; then any of
+ * Kernel command line: "console=ttyS0 quiet panic=-1" (panic=0 to have it dumped) and any of
  *   beat.mem=SIZE|N%   memory to work on (default 25 % of what is free)
  *   beat.rate=BYTES    pages stepped per second, in bytes; 0: as fast as it can (default);
  *                      idle: none, the memory is only filled
@@ -11,6 +10,7 @@
  *   beat.thp=0|1       2 MiB pages for it (default: as the kernel decides)
  *   beat.full=N        every word of a page is checked and written in one pass of N (default 16)
  *   beat.tick=MS       default 100
+ *   beat.load=NAME,... modules to load besides: virtio_balloon, virtio-rng, virtio_console
  *   beat.end=N beat.reboot=N beat.panic=N   after N ticks power off, reset or panic
  *   beat.disk=N        N threads write, read back and verify /dev/vda (beat_disk.c)
  *   beat.disksize=SIZE the part of it that they use (default: 64M, or all of a smaller disk)
@@ -291,6 +291,17 @@ static void mount_basics(void)
 	close(fd);
 }
 
+static void load_extra_modules(void)
+{
+	char *names = strdup(opt_text("load", ""));
+
+	if (*names)
+		load_virtio();
+	for (char *name = strtok(names, ","); name; name = strtok(NULL, ","))
+		load_modules((const char *const[]){name, NULL});
+	free(names);
+}
+
 int main(void)
 {
 	int kmsg;
@@ -302,6 +313,7 @@ int main(void)
 	load_modules((const char *const[]){"evdev", "button", NULL});
 	start_thread(watch_button, NULL);
 	clock_start();
+	load_extra_modules();
 	disk_start();
 	net_start();
 	mem_start((unsigned)sysconf(_SC_NPROCESSORS_ONLN));

@@ -11,6 +11,8 @@ MODULES_VIRTIO := drivers/virtio/virtio_ring drivers/virtio/virtio \
 	drivers/virtio/virtio_pci_modern_dev drivers/virtio/virtio_pci_legacy_dev \
 	drivers/virtio/virtio_pci drivers/block/virtio_blk \
 	net/core/failover drivers/net/net_failover drivers/net/virtio_net
+MODULES_EXTRA  := drivers/virtio/virtio_balloon drivers/char/hw_random/virtio-rng \
+	drivers/char/virtio_console
 MODULES_BUTTON := drivers/input/evdev drivers/acpi/button
 MODULES_EXT4   := crypto/crc32c_generic lib/crc16 fs/mbcache fs/jbd2/jbd2 fs/ext4/ext4
 
@@ -43,7 +45,7 @@ $(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h tests/guests
 $(G)/beat.cpio: $(G)/beat tests/guests/mkinitrd.sh tests/guests/guests.mk build/lab/vmlinux
 	@echo "  CPIO $@"
 	$(Q)tests/guests/mkinitrd.sh $@ build/lab/modules init=$(G)/beat \
-		$(MODULES_BUTTON) $(MODULES_VIRTIO)
+		$(MODULES_BUTTON) $(MODULES_VIRTIO) $(MODULES_EXTRA)
 
 $(G)/debian-initrd.cpio: tests/guests/debian/initrd tests/guests/mkinitrd.sh \
 		tests/guests/guests.mk build/lab/vmlinux
