@@ -508,7 +508,7 @@ static int relay(struct lab *l)
 		if (!ms)
 			return timed_out(l);
 		fds[0] = (struct pollfd){.fd = l->signals, .events = POLLIN};
-		fds[1] = (struct pollfd){.fd = l->ctl.fd, .events = POLLIN};
+		fds[1] = (struct pollfd){.fd = l->dead ? -1 : l->ctl.fd, .events = POLLIN};
 		if (l->ctl.out_len)
 			fds[1].events |= POLLOUT;
 		lab_pump_poll(&l->in, fds + 2);
