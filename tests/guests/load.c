@@ -91,7 +91,8 @@ static void print_span(const struct span *s, FILE *to, bool json)
 	uint64_t *sorted = xcalloc(n + 1, sizeof(*sorted)), lost[FAILURES], all = 0, p50, p99, max;
 	double seconds = (double)(clock_ns() - s->start) / 1e9;
 
-	memcpy(sorted, latencies + s->first_latency, n * sizeof(*sorted));
+	if (n)
+		memcpy(sorted, latencies + s->first_latency, n * sizeof(*sorted));
 	qsort(sorted, n, sizeof(*sorted), by_value);
 	p50 = sorted[n / 2];
 	p99 = sorted[n * 99 / 100];
