@@ -14,11 +14,12 @@ PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
 PACKAGES_TEST  := libcriterion-dev
 
-LIBS    := liburing libprotobuf-c libseccomp libcap-ng jansson
+LIBS    := libprotobuf-c libseccomp libcap-ng jansson
 CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 CFLAGS  ?= -O2 -g
 WARN    := -std=gnu11 -Wall -Wextra -Wshadow -Wcast-qual -Wstrict-prototypes -Wvla $(if $(CI),-Werror)
-LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -pthread
+# liburing 2.3 does not export io_uring_register_restrictions from its shared library.
+LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -l:liburing.a -pthread
 ifeq ($(SAN),asan)
 SANFLAGS := -fsanitize=address,undefined -fno-omit-frame-pointer
 else ifeq ($(SAN),tsan)
