@@ -55,6 +55,7 @@ ln -sf fd/0 $new/dev/stdin
 ln -sf fd/1 $new/dev/stdout
 ln -sf fd/2 $new/dev/stderr
 mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 $new/sys/fs/cgroup
+echo "+cpuset +cpu +io +memory +hugetlb +pids" >$new/sys/fs/cgroup/cgroup.subtree_control
 mount -t debugfs debugfs $new/sys/kernel/debug
 mount -t tracefs tracefs $new/sys/kernel/tracing
 mount -t tmpfs -o mode=755,nosuid,nodev run $new/run

@@ -73,7 +73,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 		{"emulate", no_argument, NULL, 'e'},
 		{NULL, 0, NULL, 0},
 	};
-	static char *shell[2];
+	static char sh[] = "/bin/sh", *shell[2];
 	struct error e;
 	int c;
 
@@ -98,7 +98,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 	if (!*o->command) {
 		shell[0] = getenv("SHELL");
 		if (!shell[0] || access(shell[0], X_OK))
-			shell[0] = xstrdup("/bin/sh");
+			shell[0] = sh;
 		o->command = shell;
 	}
 	return 0;
@@ -207,6 +207,7 @@ static char *fsdev(const char *id, const char *path, const char *more)
 
 struct list {
 	const char *arg[64];
+	char *owned[64]; /* the values among them */
 	size_t n;
 };
 
@@ -225,6 +226,7 @@ static void add(struct list *q, const char *name, const char *fmt, ...)
 	if (vasprintf(&value, fmt, ap) < 0)
 		abort();
 	va_end(ap);
+	q->owned[q->n] = value;
 	q->arg[q->n++] = value;
 }
 
@@ -333,6 +335,8 @@ static int qemu_start(struct lab *l)
 		goto fail;
 	if (!l->qemu)
 		qemu_exec(l, &q, parent);
+	for (size_t i = 0; i < q.n; i++)
+		free(q.owned[i]);
 	for (int p = 0; p < LAB_PORTS; p++)
 		close_fd(&l->theirs[p]);
 	return 0;
@@ -585,5 +589,7 @@ out:
 		kill(l.qemu, SIGKILL);
 		waitpid(l.qemu, NULL, 0);
 	}
+	free(l.ctl.in);
+	free(l.ctl.out);
 	return ret;
 }

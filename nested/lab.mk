@@ -43,3 +43,7 @@ $(LAB)/initramfs: $(LAB)/kernel.stamp nested/lab-init.sh nested/lab.mk
 		cp $$m $@.d/modules/$$i-$${m##*/} || exit 1; i=$$((i + 1)); done
 	$(Q)cd $@.d && find . | cpio -o -H newc --quiet >../initramfs.tmp
 	$(Q)mv $@.tmp $@ && rm -rf $@.d
+
+.PHONY: check-lab-self
+check-lab-self: $(BIN)/vmbeam lab-kernel  ## test `vmbeam lab` itself (a minute)
+	$(Q)sh nested/lab-test.sh $(BIN)/vmbeam

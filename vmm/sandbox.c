@@ -47,6 +47,7 @@ static const struct {
 	{SCMP_SYS(recvfrom), "console input"},
 	{SCMP_SYS(sendto), "console output"},
 	{SCMP_SYS(setsockopt), "buffer size of a control client"},
+	{SCMP_SYS(getsockopt), "who a control client is"},
 	{SCMP_SYS(munmap), "malloc, state memfd"},
 	{SCMP_SYS(mremap), "malloc"},
 	{SCMP_SYS(brk), "malloc"},
