@@ -1,0 +1,37 @@
+#!/bin/sh
+# check.sh [TEST...]: the KVM tests, in the lab (or right here where there is /dev/kvm).  Called by
+# `make check-lab`.  A test that did not run is a failure.  When the emulator itself breaks down
+# (status 125 of `vmbeam lab`, which says why) the tests that have no result yet run again in a fresh
+# lab, at most RETRIES times; nothing else is tried again.
+set -u
+RETRIES=3
+cd "$(dirname "$0")/../.." || exit 1
+[ $# -gt 0 ] || set -- $(cat tests/lab/tests.list)
+results=build/tests/lab.results
+rm -f "$results"
+mkdir -p build/tests
+tries=0
+while :; do
+	left=
+	for name; do
+		grep -qs " $name " "$results" || left="$left $name"
+	done
+	[ -n "$left" ] || break
+	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- sh tests/lab/run.sh "$(pwd)/$results" $left
+	status=$?
+	[ $status = 125 ] || break
+	tries=$((tries + 1))
+	[ $tries -le $RETRIES ] || break
+	echo "the emulator broke down (see above); running what is left in a fresh lab, try $tries of $RETRIES"
+done
+passed=0 failed=0
+for name; do
+	if grep -qs "^pass $name " "$results"; then
+		passed=$((passed + 1))
+	else
+		failed=$((failed + 1))
+		echo "failed: $name"
+	fi
+done
+echo "lab tests: $passed passed, $failed failed"
+[ $failed = 0 ]

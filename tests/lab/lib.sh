@@ -1,0 +1,64 @@
+# lib.sh: what the lab tests share.  Each test is a file tests/lab/NAME.sh, run by run.sh inside the lab
+# in a process of its own, with a scratch folder $T (tmpfs) that is its working directory.  It passes
+# if it ends with 0; `fail` says why not.  VMs it leaves behind are stopped by run.sh.
+
+fail() {
+	echo "FAILED: $*" >&2
+	exit 1
+}
+
+# check WHAT COMMAND...: the command must succeed.
+check() {
+	what=$1
+	shift
+	"$@" || fail "$what: '$*' ended with $?"
+}
+
+# refuses TEXT COMMAND...: the command must fail with status 1 and one line that holds TEXT.
+refuses() {
+	text=$1
+	shift
+	status=0
+	"$@" >refused.out 2>refused.err </dev/null || status=$?
+	[ "$status" = 1 ] || fail "'$*' ended with $status, not 1: $(cat refused.err)"
+	[ "$(wc -l <refused.err)" = 1 ] || fail "'$*' said more than one line: $(cat refused.err)"
+	grep -q -- "$text" refused.err || fail "'$*' said '$(cat refused.err)', not '$text'"
+}
+
+# wait_for SECONDS COMMAND...: until the command succeeds.
+wait_for() {
+	tries=$(($1 * 10))
+	shift
+	while ! "$@" >/dev/null 2>&1; do
+		tries=$((tries - 1))
+		[ $tries -gt 0 ] || fail "waited in vain for: $*"
+		sleep 0.1
+	done
+}
+
+# start_beat NAME LOG "beat options" [run options...]: the memory guest, detached, its serial in LOG.
+start_beat() {
+	name=$1 log=$2 options=$3
+	shift 3
+	check "start $name" vmbeam run "$name" --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" \
+		--append "console=ttyS0 quiet panic=-1 $options" --serial "$PWD/$log" --detach "$@"
+	wait_for 60 grep -q '^tick 1 ' "$log"
+}
+
+# json FILE KEY: a number or string of a flat place in a JSON object (KEY as in "downtime_ns").
+json() {
+	sed -n "s/^ *\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -n 1
+}
+
+# median of the numbers on standard input
+median() {
+	sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+state_of() {
+	vmbeam info "$1" --json >info.json 2>/dev/null && json info.json state
+}
+
+in_state() {
+	[ "$(state_of "$1")" = "$2" ]
+}

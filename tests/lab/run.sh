@@ -1,0 +1,39 @@
+#!/bin/sh
+# run.sh RESULTS TEST...: runs lab tests one after another, inside the lab; called by check.sh.
+# Writes a line "pass NAME SECONDS" or "fail NAME SECONDS" per test to the file RESULTS.
+set -u
+results=$1
+shift
+top=$(pwd)
+export LAB=$top/build/lab GUESTS=$top/build/guests TOP=$top
+export PATH=$top/build:$GUESTS:$PATH
+mkdir -p "$(dirname "$results")"
+
+for name; do
+	T=/tmp/test-$name
+	mkdir -p "$T"
+	echo "--- $name"
+	start=$(date +%s)
+	if (cd "$T" && exec timeout "${TEST_TIMEOUT:-900}" sh -eu -c ". $top/tests/lab/lib.sh; . $top/tests/lab/$name.sh") >"$T.log" 2>&1 </dev/null; then
+		verdict=pass
+	else
+		verdict=fail
+	fi
+	seconds=$(($(date +%s) - start))
+	# What a test prints in lines that begin with "=" is its finding; a failure shows all.
+	if [ $verdict = pass ]; then
+		grep '^=' "$T.log"
+	else
+		tail -n 60 "$T.log" | sed 's/^/    /'
+		for l in /run/vmbeam/*/log; do
+			[ -f "$l" ] && tail -n 5 "$l" | sed "s|^|    $l: |"
+		done
+		dmesg | grep -E 'audit: type=1326|BUG|Oops|segfault' | tail -n 5 | sed 's/^/    /'
+	fi
+	echo "$verdict $name $seconds" >>"$results"
+	echo "    $verdict, $seconds s"
+	for vm in /run/vmbeam/*/; do
+		[ -d "$vm" ] && vmbeam stop "$(basename "$vm")" --force >/dev/null 2>&1
+	done
+	rm -rf "$T"
+done
