@@ -8,6 +8,7 @@
 #   LAB_DIR    build/lab              LAB_AGENT  the vmbeam program
 #   LAB_CWD    the caller's folder
 # What goes wrong here ends the lab; the reason is the last line of the console log.
+# shellcheck shell=dash
 
 export PATH=/bin
 /bin/busybox --install -s /bin
