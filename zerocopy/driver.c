@@ -199,8 +199,10 @@ static bool is_over(const struct drive *d)
 
 	if (t->result && t->result->crashed)
 		return true;
+	if (d->going && s->result && !s->result->completed)
+		return true;
 	if (d->going)
-		return (s->result || s->dead) && (t->result || t->dead || s->result);
+		return (s->result || s->dead) && (t->result || t->dead);
 	/* Before the go a destination that ends, or a source that closes, is the end; but a source
 	 * that dies leaves the destination to keep what there is. */
 	return (t->dead || (s->link < 0 && !s->dead && t->link < 0));
