@@ -311,6 +311,7 @@ static int qemu_start(struct lab *l)
 	else
 		sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGWINCH);
+	signal(SIGCHLD, SIG_DFL);
 	signal(SIGPIPE, SIG_IGN);
 	/* In the background, reading from the terminal is an end of file and no reason to stop. */
 	signal(SIGTTIN, SIG_IGN);
@@ -524,7 +525,10 @@ static int relay(struct lab *l)
 			struct lab_run run = {0};
 
 			if (si.ssi_signo == SIGCHLD) {
-				l->dead = true;
+				siginfo_t child = {0}; /* it may only have been stopped */
+
+				waitid(P_PID, (id_t)l->qemu, &child, WEXITED | WNOHANG | WNOWAIT);
+				l->dead = child.si_pid != 0;
 			} else if (si.ssi_signo == SIGWINCH) {
 				window_size(&run);
 				if (l->hello)

@@ -1,7 +1,10 @@
 /* lab.h: the lab: runs a command where /dev/kvm exists, on any machine.
  *
  * Where the machine has no KVM, Debian's kernel is booted under QEMU's emulator (TCG emulates AMD
- * SVM with nested paging) and the command runs there, seeing the machine's files.
+ * SVM with nested paging) and the command runs there, seeing the machine's files:
+ * read-only, but for the build tree, and with a fresh /tmp and /run.  `make lab-kernel` puts the
+ * kernel into build/lab, found beside the program or named by $VMBEAM_LAB_DIR; the folder above it
+ * is the build tree.
  */
 #ifndef NESTED_LAB_H
 #define NESTED_LAB_H
