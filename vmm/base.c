@@ -113,7 +113,8 @@ int parse_size(const char *s, uint64_t *bytes, struct error *e)
 	v = strtoull(s, &end, 10);
 	if (*s < '0' || *s > '9' || errno)
 		return error_set(e, "'%s' is not a size (512M, 4G, ...)", s);
-	if (*end && (unit = strchr(units, *end & ~0x20)) && !end[1])
+	/* (A blank without its 0x20 would be the string's end, which strchr() finds.) */
+	if (*end > ' ' && (unit = strchr(units, *end & ~0x20)) && !end[1])
 		shift = 10 * (unsigned int)(unit - units + 1);
 	else if (*end)
 		return error_set(e, "'%s' is not a size (512M, 4G, ...)", s);
