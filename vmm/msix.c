@@ -48,6 +48,8 @@ int msix_init(struct pci_device *d, unsigned int nvectors, uint32_t table_off, u
 		(PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL) >> 8;
 	d->nvectors = nvectors;
 	d->vectors = xcalloc(nvectors, sizeof(*d->vectors));
+	for (unsigned int i = 0; i < nvectors; i++)
+		d->vectors[i].irqfd = -1;
 	d->gsi_base = vm->next_gsi;
 	vm->next_gsi += nvectors;
 	for (unsigned int i = 0; i < nvectors; i++) {

@@ -44,7 +44,10 @@ Vmb__VmState *vm_capture_cpus(struct vm *vm, struct error *e)
 	s->version = STATE_VERSION;
 	s->vcpus = xcalloc(vm->nvcpus, sizeof(*s->vcpus));
 	r = vcpus_do(vm, VCPU_JOB_CAPTURE, s->vcpus, e);
-	s->n_vcpus = r ? 0 : vm->nvcpus;
+	/* If one has failed, the others' states are there all the same. */
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		if (s->vcpus[i])
+			s->vcpus[s->n_vcpus++] = s->vcpus[i];
 	s->pit2.len = sizeof(struct kvm_pit_state2);
 	s->pit2.data = xcalloc(1, s->pit2.len);
 	if (!r && ioctl(vm->fd, KVM_GET_PIT2, s->pit2.data))

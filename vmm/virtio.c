@@ -476,6 +476,8 @@ int virtio_init(struct virtio_device *d, struct vm *vm, const struct virtio_ops 
 	d->pci.config[PCI_SUBSYSTEM_VENDOR_ID] = PCI_VENDOR_VIRTIO & 0xff;
 	d->pci.config[PCI_SUBSYSTEM_VENDOR_ID + 1] = PCI_VENDOR_VIRTIO >> 8;
 	d->pci.config[PCI_SUBSYSTEM_ID] = 0x40;
+	for (unsigned int i = 0; i < ops->nqueues; i++)
+		d->queues[i].kick = -1;
 	vm->virtio[vm->nvirtio++] = d;
 	for (unsigned int i = 0; i < ops->nqueues; i++) {
 		struct virtq *q = &d->queues[i];

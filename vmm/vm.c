@@ -256,8 +256,9 @@ void vm_destroy(struct vm *vm)
 	close_fd(&vm->wake);
 	if (vm->warm_stub)
 		warm_destroy(vm);
+	if (vm->memory.fd >= 0)
+		vm->files.ram = -1; /* the memory's, which closes it */
 	memory_destroy(&vm->memory);
-	vm->files.ram = -1; /* was the memory's */
 	vm_files_close(&vm->files);
 	if (vm->fd >= 0)
 		close_fd(&vm->fd);
