@@ -4,7 +4,8 @@
 
 include tests/guests/guests.mk
 
-.PHONY: check check-unit check-lab
+.PHONY: check check-unit check-lab fuzz
+comma := ,
 check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-lab
@@ -12,6 +13,29 @@ check:                                    ## all tests; installs what they need
 check-lab: build lab-kernel guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
 
-UNIT := $(wildcard tests/unit/test_*.c)
-check-unit:
-	$(Q)true
+# ---- unit tests: the project's objects on a fake KVM (tests/unit/fake_kvm.c)
+
+UNIT_SRC  := $(wildcard tests/unit/*.c)
+UNIT_OBJS := $(UNIT_SRC:%.c=$(OBJ)/%.o)
+UNIT_RUN  := $(OBJ)/tests/unit/run
+# What the tests put something of theirs in the place of.
+WRAPPED   := open fcntl ioctl sandbox_enter ring_create ring_destroy ring_readv ring_writev \
+	ring_fdatasync ring_fallocate ring_submit ring_wait
+WRAP      := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
+
+# Runs as UNIT_ARGS says: --filter 'suite/name', --verbose, ...
+check-unit:                               ## the unit tests (UNIT_ARGS="--filter owner/*" for some)
+	$(Q)$(MAKE) --no-print-directory SAN=asan build/asan/tests/unit/run
+	$(Q)ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		build/asan/tests/unit/run $(UNIT_ARGS)
+
+$(UNIT_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
+# The program's own main() under another name.
+$(OBJ)/tests/unit/vmbeam_main.o: $(OBJ)/rejuv/main.o
+	@mkdir -p $(@D)
+	$(Q)objcopy --redefine-sym main=vmbeam_main $< $@
+$(UNIT_RUN): $(LIBOBJS) $(OBJ)/tests/unit/vmbeam_main.o $(UNIT_OBJS)
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) $(WRAP) -o $@ $^ $(LDLIBS) -lcriterion
+-include $(UNIT_OBJS:.o=.d)
