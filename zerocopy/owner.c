@@ -88,6 +88,18 @@ uint16_t owner_next_instance(const struct owner *o)
 	return n;
 }
 
+/* Numbers come in messages: nobody (0) and what the word cannot hold are no instances, and a VM is not
+ * handed from one to itself. */
+static bool is_instance(uint16_t n)
+{
+	return n >= 1 && n <= MAX_INSTANCE;
+}
+
+static bool are_two(uint16_t a, uint16_t b)
+{
+	return is_instance(a) && is_instance(b) && a != b;
+}
+
 /* Swaps `from` for `to`, one epoch on, if the word is `from` in all but the epoch. */
 static bool step(struct owner *o, struct owner_view from, struct owner_view to)
 {
@@ -102,14 +114,16 @@ static bool step(struct owner *o, struct owner_view from, struct owner_view to)
 
 bool owner_begin(struct owner *o, uint16_t source, uint16_t destination)
 {
-	return step(o, (struct owner_view){.owner = source, .started = true},
+	return are_two(source, destination) &&
+	       step(o, (struct owner_view){.owner = source, .started = true},
 		    (struct owner_view){
 			    .owner = source, .candidate = destination, .started = true});
 }
 
 bool owner_abort(struct owner *o, uint16_t source, uint16_t destination)
 {
-	return step(o,
+	return are_two(source, destination) &&
+	       step(o,
 		    (struct owner_view){
 			    .owner = source, .candidate = destination, .started = true},
 		    (struct owner_view){.owner = source, .started = true});
@@ -117,7 +131,8 @@ bool owner_abort(struct owner *o, uint16_t source, uint16_t destination)
 
 bool owner_commit(struct owner *o, uint16_t source, uint16_t destination)
 {
-	return step(o,
+	return are_two(source, destination) &&
+	       step(o,
 		    (struct owner_view){
 			    .owner = source, .candidate = destination, .started = true},
 		    (struct owner_view){.owner = destination});
@@ -125,13 +140,15 @@ bool owner_commit(struct owner *o, uint16_t source, uint16_t destination)
 
 bool owner_start(struct owner *o, uint16_t destination)
 {
-	return step(o, (struct owner_view){.owner = destination},
+	return is_instance(destination) &&
+	       step(o, (struct owner_view){.owner = destination},
 		    (struct owner_view){.owner = destination, .started = true});
 }
 
 bool owner_reclaim(struct owner *o, uint16_t source, uint16_t dead_destination)
 {
-	return step(o, (struct owner_view){.owner = dead_destination},
+	return are_two(source, dead_destination) &&
+	       step(o, (struct owner_view){.owner = dead_destination},
 		    (struct owner_view){.owner = source, .started = true});
 }
 
@@ -139,8 +156,10 @@ bool owner_recover(struct owner *o, uint16_t instance)
 {
 	struct owner_view v = owner_read(o);
 
-	if (v.started && !v.candidate)
-		return false; /* it ran on somewhere after the capture */
+	/* Started without a candidate: it ran on somewhere after the capture. */
+	if (v.started == !v.candidate || !is_instance(instance) || instance == v.owner ||
+	    instance == v.candidate)
+		return false;
 	return step(o, v, (struct owner_view){.owner = instance});
 }
 
