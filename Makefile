@@ -74,6 +74,7 @@ deps:                                     ## install the Debian packages that ar
 
 include nested/lab.mk
 include tests/tests.mk
+include bench/bench.mk
 
 clean:                                    ## remove all that was built, downloads included
 	$(Q)rm -rf build

@@ -27,7 +27,9 @@ int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
 int dump_main(int argc, char **argv);
 int migrate_main(int argc, char **argv);
-int vmm_main(int argc, char **argv);
+
+/* vmm_main.c: what a process started by vmm_spawn() does; returns its exit status. */
+int vmm_process(void);
 
 /* attach.c: relays the terminal and a console until the VM has ended; returns the exit status.
  * console (may be -1) is taken over.  *crashed tells that the status is not the VM's own. */

@@ -28,6 +28,7 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 	struct error e;
 	int opt;
 
+	a->o.entry = vmm_process;
 	a->o.warm = true;
 	opterr = 0;
 	optind = 1;

@@ -247,7 +247,7 @@ static int start(struct run_options *o, int *console, struct error *e)
 	create.keep_paused = o->paused;
 	r.kind_case = VMB__REQUEST__KIND_CREATE;
 	r.create = &create;
-	if (vmm_spawn(&link, e) < 0) {
+	if (vmm_spawn(vmm_process, &link, e) < 0) {
 		close_fd(&pair[0]);
 		close_fd(&pair[1]);
 		return -1;

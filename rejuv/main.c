@@ -26,7 +26,6 @@ static const struct command {
 	{"migrate", migrate_main,
 	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--emulate] [-- COMMAND...]"},
-	{"vmm", vmm_main, NULL}, /* the process of one VM; not for people */
 };
 
 int cli_fail(const char *fmt, ...)
@@ -58,8 +57,7 @@ static void print_help(FILE *out)
 	fputs("vmbeam keeps virtual machines running while the hypervisor under them is replaced.\n\n",
 	      out);
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
-		if (commands[i].usage)
-			fprintf(out, "  vmbeam %s\n", commands[i].usage);
+		fprintf(out, "  vmbeam %s\n", commands[i].usage);
 }
 
 int main(int argc, char **argv)

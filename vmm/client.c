@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -135,31 +136,32 @@ int vmm_simple_request(int fd, Vmb__Request__KindCase kind, Vmb__Reply **reply,
 	return vmm_request(fd, &r, NULL, 0, reply, reply_fds, timeout_ms, e);
 }
 
-static void child(int link)
+/* Becomes a vmm process: a session of its own, nothing open but the link and stderr. */
+static void become_vmm(int link)
 {
 	int null = open("/dev/null", O_RDWR);
 
 	setsid();
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
-	if (link == VMM_LINK_FD)
-		fcntl(link, F_SETFD, 0);
-	else
-		dup2(link, VMM_LINK_FD);
-	execl("/proc/self/exe", "vmbeam", "vmm", (char *)NULL);
-	_exit(127);
+	dup2(link, VMM_LINK_FD);
+	close_range(VMM_LINK_FD + 1, ~0u, 0);
+	prctl(PR_SET_NAME, "vmbeam-vmm");
 }
 
-pid_t vmm_spawn(int *link, struct error *e)
+pid_t vmm_spawn(vmm_entry_fn *entry, int *link, struct error *e)
 {
 	int pair[2];
 	pid_t pid;
 
 	if (wire_pair(pair, e))
 		return -1;
+	fflush(NULL);
 	pid = fork();
-	if (pid == 0)
-		child(pair[1]);
+	if (pid == 0) {
+		become_vmm(pair[1]);
+		exit(entry());
+	}
 	close(pair[1]);
 	if (pid < 0) {
 		close(pair[0]);

@@ -36,8 +36,11 @@ int vmm_receive_reply(int fd, Vmb__Reply **reply, struct wire_fds *fds, int time
 int vmm_simple_request(int fd, Vmb__Request__KindCase kind, Vmb__Reply **reply,
 		       struct wire_fds *reply_fds, int timeout_ms, struct error *e);
 /* Starts a vmm process of this same program, in a session of its own; *link is its first control
- * connection.  Returns its pid. */
-pid_t vmm_spawn(int *link, struct error *e);
-enum { VMM_LINK_FD = 3 }; /* where the new process finds it */
+ * connection, VMM_LINK_FD there.  It is forked, not executed anew: that is what costs least, and
+ * the program that asks is the one that is to run.  The caller must have one thread only.
+ * Returns its pid. */
+typedef int vmm_entry_fn(void);
+pid_t vmm_spawn(vmm_entry_fn *entry, int *link, struct error *e);
+enum { VMM_LINK_FD = 3 };
 
 #endif

@@ -135,7 +135,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	}
 	for (size_t i = 0; i < offer->n_fd_names; i++)
 		fds[n++] = d->files.fd[i];
-	d->destination_pid = vmm_spawn(&d->destination.link, e);
+	d->destination_pid = vmm_spawn(d->o->entry, &d->destination.link, e);
 	if (d->destination_pid < 0)
 		return -1;
 	d->destination.dead = false;

@@ -97,6 +97,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 /* ---- driver */
 
 struct handover_options {
+	int (*entry)(void); /* what the new vmm process runs (vmm/client.h) */
 	bool dry_run;
 	bool warm;
 	uint64_t drain_timeout_ns;
