@@ -595,8 +595,8 @@ static int queue_set(struct virtq *q, const Vmb__QueueState *s, struct error *e)
 	q->vector = valid_vector(q->dev, s->vector);
 	q->signalled_used = (uint16_t)s->signalled_used;
 	q->signalled_valid = s->signalled_valid;
-	q->ready = s->ready;
-	if (q->ready && !queue_is_valid(q))
+	q->ready = s->ready && s->size <= q->max && queue_is_valid(q);
+	if (q->ready != s->ready)
 		return error_set(e, "%s: queue %u has a wrong size or addresses", q->dev->id, q->index);
 	return 0;
 }
