@@ -30,7 +30,12 @@ check-unit:                               ## the unit tests (UNIT_ARGS="--filter
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		build/asan/tests/unit/run $(UNIT_ARGS)
 
-$(UNIT_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
+# The names of all messages' descriptors.
+$(OBJ)/tests/unit/messages.h: proto/vmbeam.proto
+	@mkdir -p $(@D)
+	$(Q)sed -n 's/^message \([A-Za-z0-9]*\).*/\1/p' $< | sed 's/\([a-z0-9]\)\([A-Z]\)/\1_\2/g' | \
+		tr A-Z a-z | sed 's/.*/MESSAGE(vmb__&__descriptor)/' >$@
+$(UNIT_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h $(OBJ)/tests/unit/messages.h
 # The program's own main() under another name.
 $(OBJ)/tests/unit/vmbeam_main.o: $(OBJ)/rejuv/main.o
 	@mkdir -p $(@D)

@@ -11,9 +11,8 @@
 
 enum { FAKE_VCPUS = 4, FAKE_XSAVE_MAX = 64 << 10, FAKE_CPUID = 64, FAKE_MSRS = 16 };
 
-/* What a vCPU holds; compared byte by byte. */
+/* What a vCPU holds; up to xsave without a gap, compared byte by byte. */
 struct fake_vcpu {
-	struct kvm_mp_state mp_state;
 	struct kvm_sregs sregs;
 	struct kvm_regs regs;
 	struct kvm_debugregs debugregs;
@@ -22,6 +21,7 @@ struct fake_vcpu {
 	struct kvm_xcrs xcrs;
 	uint8_t xsave[FAKE_XSAVE_MAX], nested[8192];
 	uint64_t tsc_offset, tsc_deadline, msr[FAKE_MSRS];
+	struct kvm_mp_state mp_state;
 };
 
 struct fake_machine {

@@ -1,0 +1,42 @@
+/* arena.h: an allocator for messages that are spoilt on purpose: all of it is freed at once, whatever
+ * the message has become.
+ */
+#ifndef TESTS_ARENA_H
+#define TESTS_ARENA_H
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdlib.h>
+
+struct arena {
+	ProtobufCAllocator allocator;
+	void *all[4096];
+	size_t count;
+};
+
+static inline void *arena_alloc(void *arena, size_t size)
+{
+	struct arena *a = arena;
+
+	if (a->count == sizeof(a->all) / sizeof(a->all[0]))
+		abort();
+	return a->all[a->count++] = calloc(1, size ? size : 1);
+}
+
+static inline void arena_ignore(void *arena, void *p)
+{
+	(void)arena, (void)p;
+}
+
+static inline void arena_init(struct arena *a)
+{
+	a->allocator = (ProtobufCAllocator){arena_alloc, arena_ignore, a};
+	a->count = 0;
+}
+
+static inline void arena_clear(struct arena *a)
+{
+	while (a->count)
+		free(a->all[--a->count]);
+}
+
+#endif
