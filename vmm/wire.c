@@ -106,13 +106,15 @@ int wire_recv(int sock, const ProtobufCMessageDescriptor *desc, ProtobufCMessage
 	do {
 		n = recvmsg(sock, &hdr, MSG_CMSG_CLOEXEC);
 	} while (n < 0 && errno == EINTR);
+	if (n >= 0)
+		collect_fds(&hdr, fds);
 	if (n <= 0) {
 		free(buf);
 		if (n < 0 && errno != ECONNRESET)
 			return error_set_errno(e, "cannot receive a message");
+		wire_close_fds(fds); /* a packet without a byte reads as the end, but can bring some */
 		return 0;
 	}
-	collect_fds(&hdr, fds);
 	*msg = NULL;
 	if (n <= WIRE_MAX_MESSAGE && !(hdr.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
 		*msg = protobuf_c_message_unpack(desc, NULL, n == 1 && !buf[0] ? 0 : (size_t)n, buf);
