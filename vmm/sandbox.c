@@ -56,7 +56,6 @@ static const struct {
 	{SCMP_SYS(rt_sigreturn), "return from the kick signal"},
 	{SCMP_SYS(rt_sigprocmask), "thread exit, abort"},
 	{SCMP_SYS(clock_gettime), "where the vDSO cannot answer"},
-	{SCMP_SYS(clock_nanosleep), "fault points of the tests"},
 	{SCMP_SYS(restart_syscall), "a wait interrupted by a stop signal"},
 	{SCMP_SYS(sched_yield), "thread library"},
 	{SCMP_SYS(getpid), "abort, pthread_kill"},

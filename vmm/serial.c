@@ -37,6 +37,13 @@ void serial_destroy(struct serial *s)
 	free(s);
 }
 
+/* Clients of the console may have waited for it. */
+static void rx_has_room(struct serial *s)
+{
+	if (s->vm->console)
+		console_wake(s->vm->console);
+}
+
 void serial_reset(struct serial *s)
 {
 	s->ier = s->lcr = s->scr = s->dlm = s->fcr = 0;
@@ -44,6 +51,7 @@ void serial_reset(struct serial *s)
 	s->dll = 12; /* 9600 baud */
 	s->thr_pending = false;
 	s->rx_len = 0;
+	rx_has_room(s);
 	serial_update_irq(s);
 }
 
@@ -106,8 +114,7 @@ static uint8_t read_rx(struct serial *s)
 		return 0;
 	v = s->rx[0];
 	memmove(s->rx, s->rx + 1, --s->rx_len);
-	if (s->vm->console)
-		console_wake(s->vm->console);
+	rx_has_room(s);
 	return v;
 }
 
@@ -189,8 +196,10 @@ void serial_write(struct serial *s, unsigned int reg, uint8_t v)
 		break;
 	case UART_FCR:
 		s->fcr = v & 0xc9;
-		if (v & UART_FCR_CLEAR_RCVR)
+		if (v & UART_FCR_CLEAR_RCVR) {
 			s->rx_len = 0;
+			rx_has_room(s);
+		}
 		break;
 	case UART_LCR:
 		s->lcr = v;

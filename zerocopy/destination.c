@@ -217,8 +217,9 @@ static void keep_crashed(struct incoming *in)
 {
 	struct error e;
 
-	error_set(&e, "its VMM was killed before its state was captured; its memory is kept "
-		      "(vmbeam dump %s --out FILE, then vmbeam stop %s)",
+	error_set(&e, "its VMM was killed %s; its memory is kept (vmbeam dump %s --out FILE, then "
+		      "vmbeam stop %s)",
+		  state_is_sealed(in->state) ? "while it ran" : "before its state was captured",
 		  vm_config(in->vm)->name, vm_config(in->vm)->name);
 	vm_set_crashed(in->vm, e.text);
 	in->result.crashed = true;

@@ -193,6 +193,13 @@ static void look(struct drive *d, int timeout_ms)
 	}
 }
 
+static bool is_readable(int pidfd)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) > 0;
+}
+
 static bool is_over(const struct drive *d)
 {
 	const struct party *s = &d->source, *t = &d->destination;
@@ -282,6 +289,8 @@ static int report(struct drive *d)
 	struct handover_report *r = d->r;
 	uint64_t now;
 
+	r->nphases = 0;
+	r->completed = false;
 	if (t && t->completed) {
 		struct pollfd p = {.fd = d->source.pidfd, .events = POLLIN};
 
@@ -371,12 +380,17 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 	close_fd(&link[1]); /* or its end would never be seen */
 	wait_for_both(&d);
 	look(&d, 0);
-	if (d.source.dead && d.destination.dead &&
-	    !(d.destination.result && d.destination.result->completed)) {
-		if (recover(&d)) {
-			result = -1;
+	if (d.destination.result && d.destination.result->completed) {
+		result = report(&d);
+		/* Dead right after it had started: a crash like any other, but the memory is here. */
+		d.destination.dead = is_readable(d.destination.pidfd);
+		if (!d.destination.dead)
 			goto out;
-		}
+		d.source.dead = true;
+	}
+	if (d.source.dead && d.destination.dead && recover(&d)) {
+		result = -1;
+		goto out;
 	}
 	result = report(&d);
 out:

@@ -1,16 +1,14 @@
 /* fault.h: named points at which a test can make a party of a handover die, hang or fail.
  *
- * A fault is "POINT=kill", "POINT=hold" (sleep FAULT_HOLD_MS, after a line in the log, so that a
- * test can kill somebody else meanwhile) or "POINT=fail".  It comes from $VMBEAM_FAULT of the driver,
- * which passes it on.  Points are listed in fault.c; a test walks the list.
+ * A fault is "POINT=kill", "POINT=hold" (the process stops itself: whoever tests kills somebody else
+ * meanwhile, then continues it) or "POINT=fail".  It comes from $VMBEAM_FAULT of the driver, which
+ * passes it on.  Points are listed in fault.c; a test walks the list.
  */
 #ifndef ZEROCOPY_FAULT_H
 #define ZEROCOPY_FAULT_H
 
 #include <stdbool.h>
 #include <stddef.h>
-
-enum { FAULT_HOLD_MS = 3000 };
 
 extern const char *const fault_points[];
 extern const size_t fault_points_count;
