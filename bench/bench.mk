@@ -1,0 +1,24 @@
+# bench.mk: vmbeam beside other programs; included by the top Makefile.
+#   bench-qemu   QEMU's cpr-transfer and `vmbeam migrate --to fresh`, in one lab run (bench/qemu.sh)
+
+PACKAGES_BENCH := libjansson-dev debian-archive-keyring
+
+BENCH := build/bench
+
+.PHONY: bench-qemu
+bench-qemu:                               ## compare with QEMU 10.0 (RUNS=5 SIZES="512 1024" CPUS=2 HUGE=)
+	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH)'
+	$(Q)$(MAKE) --no-print-directory build lab-kernel guest-beat guest-tools \
+		$(BENCH)/stamp $(BENCH)/cpr $(BENCH)/qemu10.stamp
+	$(Q)RUNS='$(RUNS)' SIZES='$(SIZES)' CPUS='$(CPUS)' HUGE='$(HUGE)' bench/qemu.sh
+
+$(BENCH)/stamp $(BENCH)/cpr: $(BENCH)/%: bench/%.c vmm/base.c vmm/base.h
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $(filter %.c, $^) -ljansson
+
+$(BENCH)/qemu10.stamp: bench/qemu-fetch.sh
+	@mkdir -p $(@D)
+	@echo "  GET  $(BENCH)/qemu10"
+	$(Q)bench/qemu-fetch.sh $(BENCH)/qemu10
+	$(Q)touch $@
