@@ -12,7 +12,7 @@ CC    ?= gcc
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
 	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev acpica-tools
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
-PACKAGES_TEST  := libcriterion-dev
+PACKAGES_TEST  := libcriterion-dev dmsetup iputils-ping mount procps socat
 
 LIBS    := libprotobuf-c libseccomp libcap-ng jansson
 CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)

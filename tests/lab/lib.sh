@@ -62,3 +62,9 @@ state_of() {
 in_state() {
 	[ "$(state_of "$1")" = "$2" ]
 }
+
+# make_tap NAME ADDRESS/PREFIX
+make_tap() {
+	ip tuntap add "$1" mode tap && ip addr add "$2" dev "$1" && ip link set "$1" up ||
+		fail "cannot make tap $1"
+}
