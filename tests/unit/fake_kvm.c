@@ -96,6 +96,22 @@ int __wrap_sandbox_enter(const char *empty_dir, struct error *e)
 	return 0;
 }
 
+unsigned int log_lines;
+char last_log[600];
+
+void __wrap_log_line(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void __wrap_log_line(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(last_log, sizeof(last_log), fmt, ap);
+	va_end(ap);
+	log_lines++;
+	if (getenv("VMBEAM_TEST_LOG"))
+		fprintf(stderr, "vmbeam: %s\n", last_log);
+}
+
 /* ---- KVM */
 
 struct fake_machine *fake_machine(int vm_fd)

@@ -58,6 +58,10 @@ struct fake_kvm {
 };
 extern struct fake_kvm fake;
 
+/* What was logged: printed only if VMBEAM_TEST_LOG is set. */
+extern unsigned int log_lines;
+extern char last_log[600];
+
 /* The state behind a VM's descriptor. */
 struct fake_machine *fake_machine(int vm_fd);
 /* Fills all of it with bytes that depend on seed. */
