@@ -10,7 +10,7 @@ CC    ?= gcc
 
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
-	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev acpica-tools
+	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
 PACKAGES_TEST  := libcriterion-dev dmsetup iputils-ping mount procps socat
 
@@ -71,6 +71,12 @@ deps:                                     ## install the Debian packages that ar
 	if [ -n "$$missing" ]; then echo "  APT  $$missing" | tr '\n' ' '; echo; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
 		--no-install-recommends $$missing >/dev/null; fi
+
+.PHONY: demo
+demo:                                     ## ten handovers of a Debian guest under load; installs what it needs
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory build lab-kernel guest-debian guest-tools
+	$(Q)tests/demo.sh
 
 include nested/lab.mk
 include tests/tests.mk
