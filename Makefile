@@ -12,7 +12,7 @@ CC    ?= gcc
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
 	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
-PACKAGES_TEST  := libcriterion-dev dmsetup iputils-ping mount procps socat
+PACKAGES_TEST  := clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat
 
 LIBS    := libprotobuf-c libseccomp libcap-ng jansson
 CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
@@ -77,6 +77,10 @@ demo:                                     ## ten handovers of a Debian guest und
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory build lab-kernel guest-debian guest-tools
 	$(Q)tests/demo.sh
+
+.PHONY: lint
+lint: build                               ## clang-tidy over the product's sources
+	$(Q)clang-tidy -quiet $(SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
 
 include nested/lab.mk
 include tests/tests.mk

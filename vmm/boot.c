@@ -125,9 +125,9 @@ static int load_bzimage(struct vm *vm, const struct setup_header *hdr, struct bo
 	const char *path = vm->config->kernel;
 	uint64_t setup_len = ((hdr->setup_sects ? hdr->setup_sects : 4) + 1) * 512ull;
 	uint64_t file_len = boot_file_size(vm->files.kernel);
-	uint64_t load = hdr->pref_address, payload, rsdp;
+	uint64_t load = hdr->pref_address, payload, rsdp = 0;
 	struct boot_range map[BOOT_MAX_RANGES];
-	uint64_t initrd, initrd_size;
+	uint64_t initrd = 0, initrd_size = 0;
 	struct boot_params *zp;
 
 	if (hdr->version < 0x020c || !(hdr->xloadflags & XLF_KERNEL_64))
@@ -304,7 +304,7 @@ static int load_pvh(struct vm *vm, uint64_t pvh_entry, struct boot_entry *entry,
 		struct hvm_memmap map[BOOT_MAX_RANGES];
 	} *pvh = memory_at(&vm->memory, PVH_ADDR, sizeof(*pvh));
 	struct boot_range map[BOOT_MAX_RANGES];
-	uint64_t end, initrd, initrd_size, rsdp, elf_entry;
+	uint64_t end = 0, initrd = 0, initrd_size = 0, rsdp = 0, elf_entry;
 
 	if (boot_load_elf(vm, &elf_entry, &end, e) ||
 	    load_initrd(vm, end, LOW_RAM_END - 1, &initrd, &initrd_size, e) ||

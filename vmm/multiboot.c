@@ -139,7 +139,7 @@ int multiboot_load(struct vm *vm, struct boot_entry *entry, struct error *e)
 	struct mb_tables *t = memory_at(&vm->memory, INFO_ADDR, sizeof(*t));
 	struct boot_range map[BOOT_MAX_RANGES];
 	uint32_t strings = STRINGS_ADDR, off;
-	uint64_t addr, end, rsdp;
+	uint64_t addr = 0, end = 0, rsdp;
 	struct mb_header h;
 	unsigned int n;
 

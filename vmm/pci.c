@@ -113,7 +113,7 @@ static struct pci_device *addressed(struct vm *vm, unsigned int *off)
 uint32_t pci_config_read(struct vm *vm, uint16_t port, unsigned int len)
 {
 	struct pci_device *d;
-	unsigned int off;
+	unsigned int off = 0;
 	uint32_t v = ~0u;
 
 	if (port < 0xcfc) {
@@ -135,7 +135,7 @@ uint32_t pci_config_read(struct vm *vm, uint16_t port, unsigned int len)
 void pci_config_write(struct vm *vm, uint16_t port, uint32_t value, unsigned int len)
 {
 	struct pci_device *d;
-	unsigned int off;
+	unsigned int off = 0;
 
 	if (port < 0xcfc) {
 		if (port == 0xcf8 && len == 4)

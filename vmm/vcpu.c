@@ -282,7 +282,7 @@ int vcpus_do(struct vm *vm, enum vcpu_job job, Vmb__VcpuState **states, struct e
 	for (unsigned int i = 0; i < vm->nvcpus; i++) {
 		struct vcpu *v = &vm->vcpus[i];
 
-		if (job == VCPU_JOB_CAPTURE)
+		if (states && job == VCPU_JOB_CAPTURE)
 			states[i] = v->job_state;
 		v->job_state = NULL;
 		if (v->job_result && !result) {
