@@ -87,6 +87,8 @@ static void print_json(const struct migrate_args *a, const struct handover_repor
 		      (json_int_t)r->state_bytes, "rounds", 0, "cpu_ns", "source",
 		      (json_int_t)r->cpu_source_ns, "destination", (json_int_t)r->cpu_destination_ns,
 		      "fallback_reason");
+	if (!r->downtime_ns) /* the source died before it could say when it had paused */
+		json_object_set_new(j, "downtime_ns", json_null());
 	if (result)
 		json_object_set_new(j, "failed_phase", json_string(r->phase));
 	if (a->o.dry_run)

@@ -214,6 +214,15 @@ static bool destination_is_dead(const struct move *m)
 	return poll(&p, 1, 0) > 0;
 }
 
+/* Its registers are lost with the destination; its memory is still held here. */
+static void keep_crashed(struct move *m, struct error *e)
+{
+	error_set(e, "the destination died after it had started the VM");
+	m->result.crashed = true;
+	vm_uncapture(m->s->vm);
+	vm_set_crashed(m->s->vm, e->text);
+}
+
 /* The guest is to run on here, if the word allows it.  False: the destination has it. */
 static bool take_back(struct move *m, struct error *e)
 {
@@ -230,10 +239,7 @@ static bool take_back(struct move *m, struct error *e)
 		return false;
 	if (owner_reclaim(s->owner, s->instance, m->destination))
 		goto mine;
-	error_set(e, "the destination died after it had started the VM");
-	m->result.crashed = true;
-	vm_uncapture(s->vm);
-	vm_set_crashed(s->vm, e->text);
+	keep_crashed(m, e);
 	return true;
 mine:
 	vm_uncapture(s->vm);
@@ -281,7 +287,9 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 		error_set(&e, "fault injected");
 		take_back(&m, &e);
 	} else if (!stop_and_capture(&m, &e) && await_destination(&m, COMMIT_TIMEOUT_MS, &e)) {
-		m.result.completed = true;
+		m.result.completed = !destination_is_dead(&m);
+		if (!m.result.completed)
+			keep_crashed(&m, &e);
 	} else {
 		m.result.completed = !take_back(&m, &e);
 	}

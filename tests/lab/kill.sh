@@ -16,6 +16,8 @@ expected() {
 	source:destination.received | source:destination.built | source:destination.warmed) echo crashed ;;
 	# source and destination go on while the driver is held: any moment may be hit
 	source:driver.going | destination:driver.going) echo either ;;
+	# the destination goes on while the source is held
+	destination*:source.sent) echo either ;;
 	# after the start the destination is the VM
 	destination:destination.started | destination:driver.done) echo crashed ;;
 	*) echo runs ;;
