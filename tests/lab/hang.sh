@@ -1,5 +1,6 @@
 # A disk that hangs during the drain: the handover gives up in time and says so, and the guest runs on
 # where it was; when the disk answers again all is whole.
+modprobe loop
 truncate -s 64M disk.img
 loop=$(losetup -f --show disk.img)
 modprobe dm-mod

@@ -4,6 +4,7 @@
 N=${HANDOVERS:-10}
 
 make_tap tap0 10.9.0.1/24
+modprobe loop
 truncate -s 64M disk.img
 loop=$(losetup -f --show disk.img)
 start_beat s s.log "beat.disk=2 beat.net=10.9.0.2/24 beat.mem=64M" --cpus 2 --memory 256M --disk "$loop" --net tap=tap0
