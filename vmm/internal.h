@@ -310,7 +310,7 @@ struct virtio_device {
 	bool backend_stopped; /* around a capture: nothing new is begun */
 	bool reset_pending;   /* the driver has asked for a reset, requests are still in flight */
 	struct virtq queues[VIRTIO_MAX_QUEUES];
-	uint8_t config[64]; /* device-specific configuration */
+	uint8_t config[96]; /* device-specific configuration */
 	size_t config_len;
 	unsigned int pci_cfg_cap;
 };
@@ -346,6 +346,8 @@ void virtq_publish(struct virtq *q, unsigned int count);
 void virtq_interrupt(struct virtq *q);
 /* Interrupts the driver if it wants to know. */
 void virtq_notify(struct virtq *q);
+/* Has it served again when the loop comes round, after the other devices. */
+void virtq_serve_again(struct virtq *q);
 /* Ask the driver (not) to kick; returns true if the ring has filled meanwhile. */
 bool virtq_enable_kicks(struct virtq *q);
 void virtq_disable_kicks(struct virtq *q);
@@ -359,6 +361,7 @@ unsigned int iov_slice(struct iovec *dst, unsigned int max, const struct iovec *
 int virtio_blk_create(struct vm *vm, unsigned int n, int fd, bool read_only, struct error *e);
 int virtio_net_create(struct vm *vm, unsigned int n, int tap, const uint8_t mac[6],
 		      struct error *e);
+int virtio_rng_create(struct vm *vm, struct error *e);
 int disk_open(const char *path, bool read_only, struct error *e);
 int tap_open(const char *name, struct error *e);
 

@@ -118,6 +118,11 @@ static void bar_moved(struct pci_device *p)
 	}
 }
 
+void virtq_serve_again(struct virtq *q)
+{
+	eventfd_write(q->kick, 1);
+}
+
 void virtio_kick_all(struct virtio_device *d)
 {
 	uint64_t one = 1;

@@ -24,6 +24,7 @@ enum {
 	SECTOR = 512,
 	SEG_MAX = VIRTQ_MAX_IOV - 2,
 	MAX_REQUEST = 8 << 20, /* bytes; Linux stays far below */
+	BATCH = VIRTQ_MAX_SIZE, /* requests before other devices get their turn */
 	ID_LEN = VIRTIO_BLK_ID_BYTES,
 };
 
@@ -35,7 +36,6 @@ struct disk {
 	bool read_only;
 	unsigned int inflight;
 	struct request *free;
-	bool starved; /* the ring was full: look again at the next completion */
 };
 
 struct request {
@@ -115,8 +115,6 @@ static uint32_t direct_io_alignment(int fd)
 
 /* ---- requests */
 
-static void serve(struct disk *k);
-
 static struct request *take_request(struct disk *k)
 {
 	struct request *r = k->free;
@@ -173,8 +171,6 @@ static void on_done(struct ring_request *ring, int res)
 	k->inflight--;
 	finish(r, ok ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 	virtio_quiesced(&k->virtio);
-	if (k->starved && !k->virtio.backend_stopped && virtio_running(&k->virtio))
-		serve(k);
 }
 
 static bool is_aligned(const struct iovec *iov, unsigned int n, uint32_t align)
@@ -278,24 +274,35 @@ static int start(struct request *r)
 static void serve(struct disk *k)
 {
 	struct virtq *q = &k->virtio.queues[0];
+	unsigned int served = 0;
 
-	k->starved = false;
 	do {
 		virtq_disable_kicks(q);
-		for (;;) {
-			struct request *r = take_request(k);
-			int got = virtq_pop(q, &r->chain), status;
+		for (;; served++) {
+			struct request *r;
+			int got, status;
 
+			if (served == BATCH) {
+				virtq_serve_again(q);
+				goto out;
+			}
+			r = take_request(k);
+			got = virtq_pop(q, &r->chain);
 			if (got <= 0) {
 				give_back(r);
 				if (got < 0)
-					return;
+					goto out;
 				break;
 			}
 			if (r->chain.in_len < 1 || r->chain.out_len < sizeof(struct virtio_blk_outhdr)) {
 				give_back(r);
 				virtio_fail(&k->virtio, "a request without header or status");
-				return;
+				goto out;
+			}
+			if (k->inflight >= q->size) {
+				give_back(r);
+				virtio_fail(&k->virtio, "more requests than its queue holds");
+				goto out;
 			}
 			r->ring.done = on_done;
 			k->inflight++;
@@ -307,7 +314,7 @@ static void serve(struct disk *k)
 				k->inflight--;
 				give_back(r);
 				virtq_unpop(q);
-				k->starved = true;
+				virtq_serve_again(q); /* until there is room */
 				goto out;
 			}
 		}
@@ -356,6 +363,7 @@ int virtio_blk_create(struct vm *vm, unsigned int n, int fd, bool read_only, str
 	struct disk *k = xcalloc(1, sizeof(*k));
 	struct virtio_blk_config *cfg = (void *)k->virtio.config;
 
+	_Static_assert(sizeof(*cfg) <= sizeof(k->virtio.config), "room for the configuration");
 	k->file = n;
 	k->read_only = read_only;
 	k->align = direct_io_alignment(fd);

@@ -25,7 +25,6 @@ enum {
 	TX = 1,
 	HDR_LEN = sizeof(struct virtio_net_hdr_mrg_rxbuf),
 	MAX_FRAME = 65536 + HDR_LEN,
-	RX_CHAINS = 20, /* enough 4 KiB buffers for the longest frame */
 	BATCH = 64,	/* frames before other devices get their turn */
 };
 
@@ -34,7 +33,7 @@ struct net {
 	int tap;
 	struct loop_source *source;
 	uint32_t watching;
-	struct virtq_chain chains[RX_CHAINS];
+	struct virtq_chain chain; /* the last popped */
 };
 
 static struct net *to_net(struct virtio_device *d)
@@ -73,13 +72,13 @@ static void watch(struct net *n, uint32_t events)
 static void transmit(struct net *n)
 {
 	struct virtq *q = &n->virtio.queues[TX];
-	struct virtq_chain *c = &n->chains[0];
+	struct virtq_chain *c = &n->chain;
 	unsigned int sent = 0;
 	int got;
 
 	do {
 		virtq_disable_kicks(q);
-		while ((got = virtq_pop(q, c)) > 0) {
+		while ((got = sent < BATCH ? virtq_pop(q, c) : 0) > 0) {
 			if (c->out_len < HDR_LEN || c->out_len > MAX_FRAME) {
 				virtio_fail(&n->virtio, "a frame of impossible length");
 				return;
@@ -95,6 +94,10 @@ static void transmit(struct net *n)
 		}
 		if (got < 0)
 			return;
+		if (sent == BATCH) {
+			virtq_serve_again(q);
+			break;
+		}
 	} while (virtq_enable_kicks(q));
 out:
 	if (sent)
@@ -103,74 +106,104 @@ out:
 
 /* ---- tap to guest */
 
-/* Gathers chains that hold a frame of any length; returns how many, 0 if the ring is empty. */
-static unsigned int gather(struct net *n, struct iovec *iov, unsigned int *niov)
+/* Buffers popped for the frames to come; what is left of them is put back at the end. */
+struct supply {
+	unsigned int count, niov;
+	size_t room;
+	struct {
+		uint16_t head, niov;
+		size_t room;
+	} buffer[VIRTQ_MAX_SIZE];
+	struct iovec iov[VIRTQ_MAX_IOV + 1]; /* of all buffers; the last is `spare`'s */
+};
+
+/* Pops buffers until they hold a frame of any length.  Without mergeable buffers one must do. */
+static void top_up(struct net *n, struct supply *s)
 {
 	struct virtq *q = &n->virtio.queues[RX];
 	bool merge = virtio_has(&n->virtio, VIRTIO_NET_F_MRG_RXBUF);
-	unsigned int chains = 0;
-	size_t room = 0;
+	struct virtq_chain *c = &n->chain;
 
-	*niov = 0;
-	while (chains < RX_CHAINS && room < MAX_FRAME && (merge || !chains)) {
-		struct virtq_chain *c = &n->chains[chains];
-
-		if (*niov && *niov + 4 > VIRTQ_MAX_IOV)
-			break;
+	while (s->count < VIRTQ_MAX_SIZE && s->room < MAX_FRAME && (merge || !s->count)) {
 		if (virtq_pop(q, c) <= 0)
-			break;
-		if (c->in_len < HDR_LEN || (*niov && c->nin > VIRTQ_MAX_IOV - *niov)) {
+			return;
+		if (c->in_len < HDR_LEN) {
 			virtio_fail(&n->virtio, "a receive buffer that cannot hold a header");
-			return 0;
+			return;
 		}
-		memcpy(iov + *niov, c->iov + c->nout, c->nin * sizeof(*iov));
-		*niov += c->nin;
-		room += c->in_len;
-		chains++;
+		if (c->nin > VIRTQ_MAX_IOV - s->niov) {
+			virtq_unpop(q);
+			return;
+		}
+		memcpy(s->iov + s->niov, c->iov + c->nout, c->nin * sizeof(s->iov[0]));
+		s->buffer[s->count].head = c->head;
+		s->buffer[s->count].niov = (uint16_t)c->nin;
+		s->buffer[s->count++].room = c->in_len;
+		s->niov += c->nin;
+		s->room += c->in_len;
 	}
-	return chains;
+}
+
+/* Gives the driver a frame of len bytes in the first buffers. */
+static void deliver(struct net *n, struct supply *s, size_t len)
+{
+	struct virtq *q = &n->virtio.queues[RX];
+	unsigned int used = 0, niov = 0;
+	uint16_t buffers;
+
+	for (; len; used++) {
+		size_t part = MIN(len, s->buffer[used].room);
+
+		virtq_fill(q, used, s->buffer[used].head, (uint32_t)part);
+		len -= part;
+		niov += s->buffer[used].niov;
+		s->room -= s->buffer[used].room;
+	}
+	buffers = (uint16_t)used;
+	iov_write(s->iov, s->niov, offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers), &buffers,
+		  sizeof(buffers));
+	virtq_publish(q, used);
+	s->count -= used;
+	s->niov -= niov;
+	memmove(s->buffer, s->buffer + used, s->count * sizeof(s->buffer[0]));
+	memmove(s->iov, s->iov + niov, s->niov * sizeof(s->iov[0]));
 }
 
 static void receive(struct net *n)
 {
 	struct virtq *q = &n->virtio.queues[RX];
-	struct iovec iov[VIRTQ_MAX_IOV];
+	struct supply s;
 	unsigned int frames = 0;
+	uint8_t spare;
 
+	s.count = s.niov = 0;
+	s.room = 0;
 	while (frames < BATCH) {
-		unsigned int niov, chains = gather(n, iov, &niov), used = 0;
 		ssize_t len;
-		size_t left;
-		uint16_t buffers;
 
+		top_up(n, &s);
 		if (!virtio_running(&n->virtio))
-			return;
-		if (!chains) {
+			return; /* its queues begin anew after a reset */
+		if (!s.count) {
 			/* No buffers: leave the frames in the tap until the driver adds some. */
 			if (virtq_enable_kicks(q))
 				continue;
 			watch(n, n->watching & ~(uint32_t)EPOLLIN);
 			break;
 		}
-		len = readv(n->tap, iov, (int)niov);
-		for (left = len > 0 ? (size_t)len : 0; left && used < chains; used++) {
-			size_t part = MIN(left, n->chains[used].in_len);
-
-			virtq_fill(q, used, n->chains[used].head, (uint32_t)part);
-			left -= part;
-		}
-		for (unsigned int i = used; i < chains; i++)
-			virtq_unpop(q);
+		/* A tap cuts a frame that is longer than the buffers and does not say so: one byte more
+		 * shows it. */
+		s.iov[s.niov] = (struct iovec){&spare, 1};
+		len = readv(n->tap, s.iov, (int)s.niov + 1);
 		if (len < 0)
 			break; /* EAGAIN: that was all */
-		if (len < HDR_LEN || left)
+		if (len < HDR_LEN || (size_t)len > s.room)
 			continue; /* too long for what the driver offers: dropped */
-		buffers = (uint16_t)used;
-		iov_write(iov, niov, offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers), &buffers,
-			  sizeof(buffers));
-		virtq_publish(q, used);
+		deliver(n, &s, (size_t)len);
 		frames++;
 	}
+	for (; s.count; s.count--)
+		virtq_unpop(q);
 	if (frames)
 		virtq_notify(q);
 }
