@@ -202,6 +202,7 @@ static int parse(struct run_options *o, int argc, char **argv, struct error *e)
 	vmb__vm_config__init(&o->config);
 	o->config.memory = 512 * MIB;
 	o->config.cpus = 1;
+	o->config.rng = true;
 	o->config.disks = o->disk_ptrs;
 	o->config.nets = o->net_ptrs;
 	o->config.modules = o->modules;

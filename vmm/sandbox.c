@@ -53,6 +53,7 @@ static const struct {
 	{SCMP_SYS(brk), "malloc"},
 	{SCMP_SYS(madvise), "malloc, prefault, balloon"},
 	{SCMP_SYS(fallocate), "balloon: memory given back"},
+	{SCMP_SYS(getrandom), "virtio-rng"},
 	{SCMP_SYS(rt_sigreturn), "return from the kick signal"},
 	{SCMP_SYS(rt_sigprocmask), "thread exit, abort"},
 	{SCMP_SYS(clock_gettime), "where the vDSO cannot answer"},

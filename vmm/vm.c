@@ -194,6 +194,9 @@ static int create_devices(struct vm *vm, struct error *e)
 	for (unsigned int i = 0; i < c->n_nets; i++)
 		if (virtio_net_create(vm, i, vm->files.taps[i], c->nets[i]->mac.data, e))
 			return -1;
+	/* After disks and networks, which keep the slots they had before there were these. */
+	if (c->rng && virtio_rng_create(vm, e))
+		return -1;
 	for (unsigned int i = 0; i < vm->npci; i++)
 		pci_device_reset(vm->pci[i]);
 	for (unsigned int i = 0; i < vm->nvirtio; i++)
