@@ -5,6 +5,7 @@ truncate -s 64M disk.img
 loop=$(losetup -f --show disk.img)
 modprobe dm-mod
 dmsetup create slow --table "0 131072 linear $loop 0"
+dmsetup mknodes slow
 start_beat g g.log "beat.disk=2 beat.mem=16M" --memory 128M --disk /dev/mapper/slow
 sleep 2
 # Suspended without a flush: what is submitted from now on waits.

@@ -22,6 +22,7 @@ done
 kill -TERM $peer
 wait $peer || fail "the network stream: $(cat peer.json peer.err)"
 check "power off" vmbeam stop s --timeout 60
+grep "BEAT" s.log || true
 check "memory, disk, network, clock, serial" beatcheck --min ticks=20 --min passes=2 \
 	--min diskw=1000000 --min nettx=100000 --min netrx=100000 s.log >verdict
 losetup -d "$loop"
