@@ -18,7 +18,7 @@ MODULES_EXT4   := crypto/crc32c_generic lib/crc16 fs/mbcache fs/jbd2/jbd2 fs/ext
 
 .PHONY: guests guest-beat guest-debian guest-tools check-guests
 guests: guest-beat guest-debian guest-tools  ## build the test guests and their checkers
-guest-beat: $(G)/beat.cpio
+guest-beat: $(G)/beat.cpio $(G)/multiboot
 guest-debian: $(G)/debian.img $(G)/debian-initrd.cpio
 guest-tools: $(addprefix $(G)/, beatcheck beatpeer redisload httpload)
 check-guests: guest-tools                 ## test the checkers
@@ -62,3 +62,8 @@ $(G)/debian-root.tar: tests/guests/mkroot.sh
 $(G)/debian.img: $(G)/debian-root.tar tests/guests/mkdebian.sh $(wildcard tests/guests/debian/*)
 	@echo "  IMG  $@"
 	$(Q)tests/guests/mkdebian.sh $@ $<
+
+$(G)/multiboot: tests/guests/multiboot.S
+	@mkdir -p $(@D)
+	@echo "  AS   $@"
+	$(Q)$(CC) -m32 -c -o $@.o $< && ld -m elf_i386 -Ttext=0x100000 --build-id=none -z noseparate-code -o $@ $@.o
