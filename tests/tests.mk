@@ -13,6 +13,10 @@ check:                                    ## all tests; installs what they need
 check-lab: build lab-kernel guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
 
+.PHONY: check-long
+check-long: build lab-kernel guest-beat guest-tools  ## 200 handovers, and size against time (half an hour)
+	$(Q)HANDOVERS=200 TEST_TIMEOUT=3000 tests/lab/check.sh handover stream size
+
 # ---- unit tests: the project's objects on a fake KVM (tests/unit/fake_kvm.c)
 
 UNIT_SRC  := $(wildcard tests/unit/*.c)
