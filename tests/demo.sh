@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 TOP=$(pwd)
 if [ "${1:-}" != inside ]; then
 	[ -c /dev/kvm ] || echo "no /dev/kvm here: all of it runs in an emulated machine, so times are emulated"
-	exec build/vmbeam lab --memory 4G -- sh tests/demo.sh inside
+	exec build/vmbeam lab --memory 4G -- env HANDOVERS="${HANDOVERS:-}" sh tests/demo.sh inside
 fi
 export PATH=$TOP/build:$TOP/build/guests:$PATH
 N=${HANDOVERS:-10}

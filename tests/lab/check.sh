@@ -17,7 +17,8 @@ while :; do
 		grep -qs " $name " "$results" || left="$left $name"
 	done
 	[ -n "$left" ] || break
-	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- sh tests/lab/run.sh "$(pwd)/$results" $left
+	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- env HANDOVERS="${HANDOVERS:-}" \
+		MOVES="${MOVES:-}" TEST_TIMEOUT="${TEST_TIMEOUT:-}" sh tests/lab/run.sh "$(pwd)/$results" $left
 	status=$?
 	[ $status = 125 ] || break
 	tries=$((tries + 1))

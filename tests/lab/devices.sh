@@ -44,12 +44,69 @@ rng() {
 		fail "not all the random bytes that were asked for"
 }
 
+allocated() {
+	vmbeam info d --json >info.json
+	json info.json allocated_bytes
+}
+below() { [ "$(allocated)" -lt "$1" ]; }
+given_is() {
+	vmbeam info d --json >info.json
+	[ "$(json info.json balloon_bytes)" = "$1" ]
+}
+MIB=1048576
+# Reports of free pages come in 2 MiB and more (order 9); 20 is more than there is.
+REPORTS=/sys/module/page_reporting/parameters/page_reporting_order
+
+# The guest writes MiB of its memory and frees it again.
+touch_and_free() {
+	[ "$(guest "dd if=/dev/zero of=/tmp/f bs=1M count=$1 2>/dev/null; wc -c </tmp/f; rm /tmp/f")" = \
+		$(($1 * MIB)) ] || fail "the guest cannot use $1 MiB"
+}
+
+balloon() {
+	guest "echo 20 >$REPORTS"
+	touch_and_free 340
+	before=$(allocated)
+	check "inflate" vmbeam balloon d 256M
+	wait_for 120 given_is $((256 * MIB))
+	after=$(allocated)
+	echo "= balloon of 256 MiB: $((before / MIB)) MiB allocated before, $((after / MIB)) MiB after"
+	[ $((before - after)) -ge $((256 * MIB * 9 / 10)) ] || fail "the balloon gave back too little"
+	[ "$(guest 'awk "/^MemTotal/ {print (\$2 < 300000)}" /proc/meminfo')" = 1 ] ||
+		fail "the guest still counts what it gave: $(guest 'head -n 3 /proc/meminfo')"
+	check "handover of an inflated balloon" vmbeam migrate d --to fresh
+	given_is $((256 * MIB)) || fail "the balloon's size was lost: $(cat info.json)"
+	[ "$(json info.json balloon_target_bytes)" = $((256 * MIB)) ] || fail "its target was lost"
+	moved=$(allocated)
+	[ $((moved - after)) -lt $((32 * MIB)) ] || fail "the handover filled the balloon: $moved"
+	check "deflate" vmbeam balloon d 0
+	wait_for 120 given_is 0
+	touch_and_free 340
+}
+
+reports() {
+	guest "echo 9 >$REPORTS"
+	guest 'dd if=/dev/zero of=/tmp/f bs=1M count=200 2>/dev/null'
+	before=$(allocated)
+	guest 'rm /tmp/f'
+	wait_for 60 below $((before - 180 * MIB))
+	echo "= free page reports: $((before / MIB)) MiB allocated before, $(($(allocated) / MIB)) MiB after"
+}
+
 check "start" vmbeam run d --kernel "$LAB/vmlinux" --initrd guest.cpio --memory 512M \
 	--append "console=ttyS0 quiet panic=-1" --serial "$PWD/d.log" --detach
 wait_for 60 grep -q '^guest ready' d.log
+refuses "has only 512 MiB" vmbeam balloon d 512M
 rng
+balloon
+reports
 check "handover" vmbeam migrate d --to fresh
 rng
-send 'reboot -f' # after a reset the devices must come up again
+balloon
+reports
+check "inflate" vmbeam balloon d 128M
+wait_for 120 given_is $((128 * MIB))
+send 'reboot -f' # after a reset the devices must come up again, and the balloon fill
 wait_for 60 sh -c 'test "$(grep -c "^guest ready" d.log)" = 2'
+wait_for 120 given_is $((128 * MIB))
 rng
