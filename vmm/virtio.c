@@ -187,12 +187,17 @@ static void set_status(struct virtio_device *d, uint8_t v)
 	    (d->driver_features & ~d->features || !virtio_has(d, VIRTIO_F_VERSION_1)))
 		v &= (uint8_t)~VIRTIO_CONFIG_S_FEATURES_OK;
 	d->status = v | (d->status & VIRTIO_CONFIG_S_NEEDS_RESET);
+	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
+		d->driver_features &= d->features; /* from one that has not asked for FEATURES_OK */
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK && virtio_running(d)) {
 		if (d->ops->start)
 			d->ops->start(d);
 		virtio_kick_all(d);
 	}
 }
+
+/* From these on what the driver may use is fixed. */
+enum { FEATURES_FIXED = VIRTIO_CONFIG_S_FEATURES_OK | VIRTIO_CONFIG_S_DRIVER_OK };
 
 /* ---- common configuration */
 
@@ -323,7 +328,7 @@ static void common_write(struct virtio_device *d, uint32_t off, uint32_t v)
 		d->driver_feature_select = v;
 		break;
 	case VIRTIO_PCI_COMMON_GF:
-		if (d->driver_feature_select < 2 && !(d->status & VIRTIO_CONFIG_S_FEATURES_OK))
+		if (d->driver_feature_select < 2 && !(d->status & FEATURES_FIXED))
 			set_half(&d->driver_features, v, d->driver_feature_select);
 		break;
 	case VIRTIO_PCI_COMMON_MSIX:
@@ -364,13 +369,13 @@ static void bar_read(struct pci_device *p, uint32_t off, void *data, unsigned in
 	struct virtio_device *d = to_virtio(p);
 	uint32_t in = off % REGION, v = 0;
 
+	memset(data, 0, len);
 	switch (off - in) {
 	case BAR_COMMON:
 		v = common_read(d, in);
 		memcpy(data, &v, MIN(len, 4u));
 		break;
 	case BAR_ISR:
-		memset(data, 0, len);
 		memcpy(data, &d->isr, 1);
 		d->isr = 0;
 		break;
@@ -383,8 +388,6 @@ static void bar_read(struct pci_device *p, uint32_t off, void *data, unsigned in
 	case BAR_PBA:
 		msix_pba_read(p, in, data, len);
 		break;
-	default:
-		memset(data, 0, len);
 	}
 }
 
@@ -612,7 +615,7 @@ int virtio_state_set(struct virtio_device *d, const Vmb__DeviceState *s, struct 
 
 	if (!v || !s->pci || v->n_queues != d->ops->nqueues)
 		return error_set(e, "%s: incomplete state", d->id);
-	if (v->driver_features & ~d->features)
+	if (v->status & FEATURES_FIXED && v->driver_features & ~d->features)
 		return error_set(e, "%s: features 0x%llx are not known here", d->id,
 				 (unsigned long long)(v->driver_features & ~d->features));
 	if (pci_state_set(&d->pci, s->pci, e))
