@@ -234,10 +234,6 @@ static int set_clock(struct vm *vm, const Vmb__VmState *s, struct error *e)
 
 	if (ioctl(vm->fd, KVM_SET_CLOCK, &clock))
 		return error_set_errno(e, "KVM_SET_CLOCK");
-	for (unsigned int i = 0; i < vm->nvcpus; i++)
-		/* EINVAL from a guest that does not use the clock is no failure. */
-		if (ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0) && errno != EINVAL)
-			return error_set_errno(e, "KVM_KVMCLOCK_CTRL");
 	return 0;
 }
 

@@ -249,8 +249,12 @@ void vcpus_resume(struct vm *vm)
 {
 	if (vm->running)
 		return;
-	for (unsigned int i = 0; i < vm->nvcpus; i++)
+	for (unsigned int i = 0; i < vm->nvcpus; i++) {
 		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELEASE);
+		/* Tells the guest's watchdogs that it was stopped; EINVAL from one that does not use
+		 * KVM's clock, or has not run yet. */
+		ioctl(vm->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
+	}
 	vm->running = true;
 	pthread_cond_broadcast(&vm->vcpus_wake);
 }

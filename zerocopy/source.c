@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 enum {
-	COMMIT_TIMEOUT_MS = 20000, /* for the destination to restore and commit */
+	COMMIT_TIMEOUT_MS = 5000,  /* for the destination to restore and commit */
 	LEAVE_TIMEOUT_MS = 5000,   /* for it to start, once it has committed */
 	MAX_CONSOLE_CLIENTS = 8,
 };
