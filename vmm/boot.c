@@ -89,17 +89,18 @@ uint64_t boot_file_size(int fd)
 	return fstat(fd, &st) || st.st_size < 0 ? 0 : (uint64_t)st.st_size;
 }
 
-/* The initrd goes as high as the kernel allows, page-aligned. */
+/* The initrd goes as high as the kernel allows, page-aligned; not below 1 MiB, where our tables are. */
 static int load_initrd(struct vm *vm, uint64_t kernel_end, uint64_t max, uint64_t *addr,
 		       uint64_t *size, struct error *e)
 {
 	uint64_t top = MIN(memory_low_size(&vm->memory), max + 1);
+	uint64_t bottom = MAX(kernel_end, (uint64_t)KERNEL_MIN_ADDR);
 
 	*addr = *size = 0;
 	if (vm->files.initrd < 0)
 		return 0;
 	*size = boot_file_size(vm->files.initrd);
-	if (*size > top || ALIGN_DOWN(top - *size, 4096) < kernel_end)
+	if (*size > top || ALIGN_DOWN(top - *size, 4096) < bottom)
 		return error_set(e, "%s: %llu MiB do not fit the VM's memory beside the kernel",
 				 vm->config->initrd, (unsigned long long)(*size / MIB));
 	*addr = ALIGN_DOWN(top - *size, 4096);

@@ -119,11 +119,14 @@ static int add_string(struct vm *vm, uint32_t *next, const char *s, uint32_t *ad
 static int load_modules(struct vm *vm, struct mb_tables *t, uint64_t end, uint32_t *strings,
 			struct error *e)
 {
+	end = MAX(end, MIB); /* what lies below is ours */
 	for (size_t i = 0; i < vm->config->n_modules; i++) {
 		const char *spec = vm->config->modules[i];
 		uint64_t size = boot_file_size(vm->files.modules[i]);
 
 		end = ALIGN_UP(end, 4096);
+		if (end > UINT32_MAX || size > UINT32_MAX - end)
+			return error_set(e, "%s: there is no room for it below 4 GiB", spec);
 		if (boot_read(vm, vm->files.modules[i], 0, end, size, spec, e) ||
 		    add_string(vm, strings, spec, &t->modules[i].string, e))
 			return -1;
