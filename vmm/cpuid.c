@@ -40,7 +40,11 @@ static const struct feature_word {
 	/* AMX needs a permission KVM grants per process; AVX512 */
 	{7, 0, EDX, BIT(22) | BIT(24) | BIT(25), BIT(2) | BIT(3) | BIT(8) | BIT(23)},
 	{7, 1, EAX, BIT(21), BIT(4) | BIT(5) | BIT(23)}, /* AMX_FP16; AVX-VNNI, AVX512-BF16, IFMA */
-	{0xd, 1, EAX, BIT(4), ~0u},			 /* XFD */
+	{7, 1, EDX, 0, 0},
+	{7, 2, EDX, 0, 0},
+	{0xd, 0, EAX, 0, 0},		/* XCR0 */
+	{0xd, 1, EAX, BIT(4), ~0u},	/* XFD */
+	{0x40000001, 0, EAX, 0, 0},	/* KVM's own */
 	/* SVM, SKINIT, OSVW, IBS, WDT, LWP, TOPOEXT, performance counters; XOP, FMA4 */
 	{0x80000001, 0, ECX,
 	 BIT(2) | BIT(9) | BIT(10) | BIT(12) | BIT(13) | BIT(15) | BIT(22) | BIT(23) | BIT(24) | BIT(28),
@@ -48,6 +52,7 @@ static const struct feature_word {
 	{0x80000001, 0, EDX, 0, 0},
 	{0x80000007, 0, EDX, ~0u, 0}, /* invariant TSC among them: for host VMs only */
 	{0x80000008, 0, EBX, 0, 0},
+	{0x80000021, 0, EAX, 0, 0},
 };
 
 static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid2 *c, uint32_t function,
