@@ -58,7 +58,7 @@ holding() {
 # judge POINT VICTIMS: what is left, against what is expected.
 judge() {
 	want=$(expected "$2" "$1")
-	echo "  $(vmbeam list 2>&1 | tail -n 1); vmm: $(vmm_pids | tr '\n' ' '); driver: $(cat driver.out driver.err)"
+	echo "  left: $(vmbeam list 2>&1 | tail -n 1); vmm: $(vmm_pids | tr '\n' ' '); driver: $(cat driver.out driver.err)"
 	wait_for 20 sh -c "vmbeam info k$n --json >info.json && ! grep -q '\"state\": \"moving\"' info.json"
 	have=$(json info.json state)
 	case $want:$have in

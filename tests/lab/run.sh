@@ -14,12 +14,19 @@ for name; do
 	mkdir -p "$T"
 	echo "--- $name"
 	start=$(date +%s)
+	# For whoever watches: how long, and what it said last.
+	(while sleep 30; do
+		echo "    ... $(($(date +%s) - start)) s: $(tail -n 1 "$T.log" 2>/dev/null | cut -c 1-100)"
+	done) &
+	heartbeat=$!
 	if (cd "$T" && exec timeout "${TEST_TIMEOUT:-900}" sh -eu -c ". $top/tests/lab/lib.sh; . $top/tests/lab/$name.sh") >"$T.log" 2>&1 </dev/null; then
 		verdict=pass
 	else
 		verdict=fail
 	fi
 	seconds=$(($(date +%s) - start))
+	kill $heartbeat
+	wait $heartbeat 2>/dev/null
 	# What a test prints in lines that begin with "=" is its finding; a failure shows all.
 	if [ $verdict = pass ]; then
 		grep '^=' "$T.log"
