@@ -201,7 +201,8 @@ int wire_listen(const char *path, int type, struct error *e)
 
 int wire_accept(int listener)
 {
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	/* A client that takes no answers loses them: nobody waits for it with the VM's lock held. */
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 	if (fd >= 0)
 		set_buffers(fd);

@@ -43,7 +43,7 @@ void wire_close_fds(struct wire_fds *fds);
 /* A connected client socket, or a listening one (mode 0600), at `path`; -1 with *e set. */
 int wire_connect(const char *path, struct error *e);
 int wire_listen(const char *path, int type, struct error *e);
-/* The next client of a listening socket; -1 if there is none now. */
+/* The next client of a listening socket; -1 if there is none now.  Sending to it does not wait. */
 int wire_accept(int listener);
 /* Two connected sockets with send buffers of WIRE_MAX_MESSAGE. */
 int wire_pair(int fds[2], struct error *e);
