@@ -96,7 +96,7 @@ static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
 	d->r->memory_bytes = offer->provisional->config->memory;
 	if (d->o->dry_run)
 		return 0;
-	if (d->files.count != offer->n_fd_names + 1)
+	if (offer->n_fd_names > VM_MAX_FILES || d->files.count != offer->n_fd_names + 1)
 		return error_set(e, "the VM's process made no sense");
 	d->source.pidfd = d->files.fd[d->files.count - 1];
 	return 0;
