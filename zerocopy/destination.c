@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct incoming {
@@ -212,11 +213,24 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 	return 0;
 }
 
-/* Everybody who could have run the VM is dead and its registers with them: keep what is left. */
-static void keep_crashed(struct incoming *in)
+/* Did the source end because its VM did, by a shutdown or a stop?  The record is its last act. */
+static bool vm_has_ended(struct incoming *in)
+{
+	struct stat st;
+
+	return !fstat(vm_get_files(in->vm)->exit_record, &st) && st.st_size > 0;
+}
+
+/* Everybody who could have run the VM is dead and its registers with them: keep what is left.  Returns
+ * whether there is anything to keep. */
+static bool keep_crashed(struct incoming *in, struct error *why)
 {
 	struct error e;
 
+	if (vm_has_ended(in)) {
+		error_set(why, "the VM has ended");
+		return false;
+	}
 	error_set(&e, "its VMM was killed %s; its memory is kept (vmbeam dump %s --out FILE, then "
 		      "vmbeam stop %s)",
 		  state_is_sealed(in->state) ? "while it ran" : "before its state was captured",
@@ -224,6 +238,7 @@ static void keep_crashed(struct incoming *in)
 	vm_set_crashed(in->vm, e.text);
 	in->result.crashed = true;
 	tell_result(in, "capture", &e);
+	return true;
 }
 
 /* Returns whether there is a VM to serve here. */
@@ -241,15 +256,13 @@ static bool receive(struct incoming *in, struct error *e)
 			tell_result(in, phase, NULL);
 			served = true;
 		} else if (is_dead(in->source_pidfd) && owner_read(in->owner).owner == in->source) {
-			keep_crashed(in); /* it had taken the VM back, and died then */
-			served = true;
+			served = keep_crashed(in, e); /* it had taken the VM back, and died then */
 		} else {
 			tell_result(in, phase, e);
 		}
 		fault_point("destination.started");
 	} else {
-		keep_crashed(in);
-		served = true;
+		served = keep_crashed(in, e);
 	}
 	vm_unlock(in->vm);
 	return served;
