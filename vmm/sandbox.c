@@ -42,6 +42,7 @@ static const struct {
 	{SCMP_SYS(ppoll), "the same, as newer C libraries call it"},
 	{SCMP_SYS(io_uring_enter), "disks; the ring itself is restricted"},
 	{SCMP_SYS(accept4), "control and console clients"},
+	{SCMP_SYS(socketpair), "a console for a control client"},
 	{SCMP_SYS(recvmsg), "control messages and their descriptors"},
 	{SCMP_SYS(sendmsg), "control replies"},
 	{SCMP_SYS(recvfrom), "console input"},
