@@ -1,4 +1,4 @@
-/* attach.c: the serial console on the user's terminal, for `run` and `console`.
+/* attach.c: the serial or the virtio console on the user's terminal, for `run` and `console`.
  *
  * The console's descriptor goes with the VM through handovers to a fresh process; where it could not
  * (its holder was killed) it is opened anew for as long as the VM exists.  Ctrl-] leaves.
@@ -22,6 +22,7 @@ enum { LEAVE_KEY = 0x1d, DRAIN_MS = 3000, RECONNECT_TRIES = 200, RECONNECT_MS = 
 
 struct attach {
 	const char *vm;
+	bool hvc; /* the virtio console */
 	int console, waiter, signals;
 	bool stdin_open, left, ended, crashed;
 	int status;
@@ -62,14 +63,15 @@ static int send_wait(const char *vm, struct error *e)
 	return fd;
 }
 
-static int open_console(const char *vm, struct error *e)
+static int open_console(const char *vm, bool hvc, struct error *e)
 {
 	int fd = vmm_connect(vm, e), console = -1;
 	struct wire_fds fds;
 
 	if (fd < 0)
 		return -1;
-	if (!vmm_simple_request(fd, VMB__REQUEST__KIND_CONSOLE, NULL, &fds, 5000, e)) {
+	if (!vmm_simple_request(fd, hvc ? VMB__REQUEST__KIND_HVC : VMB__REQUEST__KIND_CONSOLE, NULL,
+				&fds, 5000, e)) {
 		console = wire_take_fd(&fds, 0);
 		wire_close_fds(&fds);
 	}
@@ -184,7 +186,7 @@ static void loop(struct attach *a)
 		if (poll(p, 4, -1) < 0 && errno != EINTR)
 			break;
 		if (p[0].revents && !on_console(a) && !p[1].revents)
-			a->console = open_console(a->vm, &e);
+			a->console = open_console(a->vm, a->hvc, &e);
 		if (p[1].revents)
 			on_waiter(a);
 		if (p[2].revents)
@@ -237,13 +239,12 @@ int attach_until_end(const char *vm, int console, bool *crashed)
 	return a.status;
 }
 
-int attach_console(const char *vm, int console)
+int attach_console(const char *vm, bool hvc)
 {
-	struct attach a = {.vm = vm, .console = console, .waiter = -1};
+	struct attach a = {.vm = vm, .hvc = hvc, .waiter = -1};
 	struct error e;
 
-	if (console < 0)
-		a.console = open_console(vm, &e);
+	a.console = open_console(vm, hvc, &e);
 	if (a.console < 0)
 		return cli_fail("%s", e.text);
 	a.waiter = send_wait(vm, &e);

@@ -25,6 +25,7 @@ int console_main(int argc, char **argv);
 int pause_main(int argc, char **argv);
 int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
+int balloon_main(int argc, char **argv);
 int dump_main(int argc, char **argv);
 int migrate_main(int argc, char **argv);
 
@@ -34,7 +35,7 @@ int vmm_process(void);
 /* attach.c: relays the terminal and a console until the VM has ended; returns the exit status.
  * console (may be -1) is taken over.  *crashed tells that the status is not the VM's own. */
 int attach_until_end(const char *vm, int console, bool *crashed);
-/* Relays until the user leaves (Ctrl-]) or the VM ends. */
-int attach_console(const char *vm, int console);
+/* Relays the serial or the virtio console until the user leaves (Ctrl-]) or the VM ends. */
+int attach_console(const char *vm, bool hvc);
 
 #endif

@@ -121,7 +121,8 @@ static int set_serial(struct run_options *o, const char *arg)
 }
 
 enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_DISK, OPT_NET,
-       OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_IN };
+       OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_IN,
+       OPT_VIRTIO_CONSOLE };
 
 static const struct option options[] = {
 	{"kernel", required_argument, NULL, OPT_KERNEL},
@@ -137,6 +138,7 @@ static const struct option options[] = {
 	{"module", required_argument, NULL, OPT_MODULE},
 	{"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
 	{"paused", no_argument, NULL, OPT_PAUSED},
+	{"virtio-console", no_argument, NULL, OPT_VIRTIO_CONSOLE},
 	{"in", required_argument, NULL, OPT_IN},
 	{NULL, 0, NULL, 0},
 };
@@ -188,6 +190,9 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 	case OPT_PAUSED:
 		o->paused = true;
 		return 0;
+	case OPT_VIRTIO_CONSOLE:
+		o->config.virtio_console = true;
+		return 0;
 	case OPT_IN:
 		return error_set(e, "--in: guest hypervisors are not there yet");
 	default:
@@ -203,6 +208,7 @@ static int parse(struct run_options *o, int argc, char **argv, struct error *e)
 	o->config.memory = 512 * MIB;
 	o->config.cpus = 1;
 	o->config.rng = true;
+	o->config.balloon = true;
 	o->config.disks = o->disk_ptrs;
 	o->config.nets = o->net_ptrs;
 	o->config.modules = o->modules;

@@ -1,4 +1,5 @@
-/* cmd_vm.c: the commands about VMs that exist: list, info, console, pause, resume, stop, dump. */
+/* cmd_vm.c: the commands about VMs that exist: list, info, console, pause, resume, stop, balloon,
+ * dump. */
 #include "rejuv/cli.h"
 #include "vmm/client.h"
 
@@ -37,7 +38,7 @@ static const char *state_name(Vmb__RunState s)
 /* The name and the flags that every one of these commands takes. */
 struct args {
 	const char *name, *out;
-	bool json, force;
+	bool json, force, hvc;
 	uint64_t timeout_s;
 };
 
@@ -46,6 +47,7 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'},      {"force", no_argument, NULL, 'f'},
 		{"out", required_argument, NULL, 'o'}, {"timeout", required_argument, NULL, 't'},
+		{"hvc", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0},
 	};
 	struct error e;
@@ -62,6 +64,9 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 			break;
 		case 'f':
 			a->force = true;
+			break;
+		case 'h':
+			a->hvc = true;
 			break;
 		case 'o':
 			a->out = optarg;
@@ -110,12 +115,14 @@ static json_t *info_json(const Vmb__InfoReply *i)
 		json_array_append_new(nets, json_pack("{s:s}", "tap", i->config->nets[k]->tap));
 	for (size_t k = 0; k < i->n_exits; k++)
 		json_array_append_new(exits, json_integer((json_int_t)i->exits[k]));
-	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s}", "vm",
+	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}", "vm",
 			 i->config->name, "state", state_name(i->state), "placement", "host",
 			 "memory_bytes", (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
 			 "pid", i->pid, "uptime_ns", (json_int_t)i->uptime_ns, "handovers",
 			 (int)i->handovers, "disks", disks, "nets", nets, "exits", exits,
-			 "first_run_ns", (json_int_t)i->first_run_ns, "detail", i->detail);
+			 "first_run_ns", (json_int_t)i->first_run_ns, "detail", i->detail,
+			 "balloon_target_bytes", (json_int_t)i->balloon_target, "balloon_bytes",
+			 (json_int_t)i->balloon_actual, "allocated_bytes", (json_int_t)i->allocated);
 }
 
 static void print_json(json_t *j)
@@ -147,6 +154,10 @@ int info_main(int argc, char **argv)
 		       (unsigned long long)(i->config->memory / MIB),
 		       i->config->hugepages ? ", huge pages" : "", i->config->cpus, i->pid,
 		       (unsigned long long)(i->uptime_ns / 1000000000), i->handovers, i->config->kernel);
+		printf("allocated  %llu MiB\nballoon    %llu MiB of %llu MiB\n",
+		       (unsigned long long)(i->allocated / MIB),
+		       (unsigned long long)(i->balloon_actual / MIB),
+		       (unsigned long long)(i->balloon_target / MIB));
 		for (size_t k = 0; k < i->config->n_disks; k++)
 			printf("disk%zu      %s%s\n", k, i->config->disks[k]->path,
 			       i->config->disks[k]->read_only ? " (read-only)" : "");
@@ -244,7 +255,7 @@ int console_main(int argc, char **argv)
 	struct args a;
 	int r = parse_args(argc, argv, true, &a);
 
-	return r ? r : attach_console(a.name, -1);
+	return r ? r : attach_console(a.name, a.hvc);
 }
 
 /* Asks, then waits for the end on the same kind of connection that `run` uses. */
@@ -314,6 +325,32 @@ int stop_main(int argc, char **argv)
 	close_fd(&fd);
 	runtime_remove(a.name);
 	return EXIT_OK;
+}
+
+/* SIZE is what the guest should give back in all; 0 gives everything back to it. */
+int balloon_main(int argc, char **argv)
+{
+	Vmb__Request r = VMB__REQUEST__INIT;
+	Vmb__BalloonRequest balloon = VMB__BALLOON_REQUEST__INIT;
+	struct args a;
+	struct error e;
+	int status, fd;
+
+	if (argc < 3)
+		return cli_usage("balloon: a VM's name and a size are expected");
+	if (parse_size(argv[argc - 1], &balloon.bytes, &e))
+		return cli_usage("balloon: %s", e.text);
+	status = parse_args(argc - 1, argv, true, &a);
+	if (status)
+		return status;
+	fd = vmm_connect(a.name, &e);
+	if (fd < 0)
+		return cli_fail("%s", e.text);
+	r.kind_case = VMB__REQUEST__KIND_BALLOON;
+	r.balloon = &balloon;
+	status = vmm_request(fd, &r, NULL, 0, NULL, NULL, ANSWER_MS, &e);
+	close(fd);
+	return status ? cli_fail("%s: %s", a.name, e.text) : EXIT_OK;
 }
 
 int dump_main(int argc, char **argv)

@@ -15,13 +15,14 @@ static const struct command {
 	{"run", run_main,
 	 "run NAME --kernel F [--initrd F] [--append S] [--memory 512M] [--cpus N] [--disk F[,ro]]...\n"
 	 "             [--net tap=IFNAME[,mac=M]]... [--serial stdio|FILE|socket] [--hugepages]\n"
-	 "             [--module F]... [--debug-exit] [--paused] [--detach]"},
+	 "             [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach]"},
 	{"list", list_main, "list [--json]"},
 	{"info", info_main, "info NAME [--json]"},
-	{"console", console_main, "console NAME"},
+	{"console", console_main, "console NAME [--hvc]"},
 	{"pause", pause_main, "pause NAME"},
 	{"resume", resume_main, "resume NAME"},
 	{"stop", stop_main, "stop NAME [--force] [--timeout S]"},
+	{"balloon", balloon_main, "balloon NAME SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE"},
 	{"migrate", migrate_main,
 	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json]"},

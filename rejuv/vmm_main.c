@@ -27,20 +27,29 @@ static void redirect_log(const char *name)
 	free(path);
 }
 
-static int open_runtime_files(const char *name, struct vm_files *f, struct error *e)
+static int open_socket(const char *name, const char *file, int type, int *fd, struct error *e)
 {
-	char *control = runtime_path(name, "control"), *console = runtime_path(name, "console"),
-	     *record = runtime_path(name, "exit");
+	char *path = runtime_path(name, file);
 
-	f->control = wire_listen(control, SOCK_SEQPACKET, e);
-	f->console = f->control < 0 ? -1 : wire_listen(console, SOCK_STREAM, e);
+	*fd = wire_listen(path, type, e);
+	free(path);
+	return *fd < 0 ? -1 : 0;
+}
+
+static int open_runtime_files(const Vmb__VmConfig *c, struct vm_files *f, struct error *e)
+{
+	char *record;
+
+	if (open_socket(c->name, "control", SOCK_SEQPACKET, &f->control, e) ||
+	    open_socket(c->name, "console", SOCK_STREAM, &f->console, e) ||
+	    (c->virtio_console && open_socket(c->name, "hvc", SOCK_STREAM, &f->hvc, e)))
+		return -1;
+	record = runtime_path(c->name, "exit");
 	f->exit_record = open(record, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 	if (f->exit_record < 0)
 		error_set_errno(e, "%s", record);
-	free(control);
-	free(console);
 	free(record);
-	return f->control < 0 || f->console < 0 || f->exit_record < 0 ? -1 : 0;
+	return f->exit_record < 0 ? -1 : 0;
 }
 
 static int enter_sandbox(struct error *e)
@@ -72,7 +81,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	files.lock = runtime_claim(name, e);
 	if (files.lock < 0)
 		goto out;
-	if (vm_files_open(&files, req->config, e) || open_runtime_files(name, &files, e) ||
+	if (vm_files_open(&files, req->config, e) || open_runtime_files(req->config, &files, e) ||
 	    (files.owner = owner_create(e)) < 0) {
 		vm_files_close(&files);
 		runtime_remove(name);

@@ -56,7 +56,7 @@ out:
 
 void runtime_remove(const char *vm)
 {
-	static const char *const files[] = {"control", "console", "exit", "log", "lock"};
+	static const char *const files[] = {"control", "console", "hvc", "exit", "log", "lock"};
 	char *dir = runtime_path(vm, NULL);
 
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {

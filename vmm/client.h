@@ -3,6 +3,7 @@
  * Runtime files: $VMBEAM_RUNTIME_DIR or /run/vmbeam, one folder a VM:
  *   lock      held (flock) by the VM's processes for as long as the VM exists
  *   control   socket for Requests          console  socket, the serial console's bytes
+ *   hvc       socket, the virtio console's bytes
  *   exit      "REASON STATUS" once it has ended
  *   log       the vmm processes' messages
  * All functions may be called from any thread; returned strings are the caller's to free().

@@ -1,4 +1,5 @@
-/* console.c: where the serial port's bytes go: clients of a stream socket and, if asked, a file.
+/* console.c: where the bytes of the serial port, or of a virtio console, go: clients of a stream
+ * socket and, if asked, a file.
  *
  * vCPU threads only ring console_wake(); all writing is done on the main thread, many bytes at once.
  * A client that does not read holds the others up (the line status tells the guest to wait) for
@@ -24,12 +25,14 @@ struct client {
 	int fd; /* -1: free */
 	struct loop_source *source;
 	uint32_t watching;
-	size_t sent; /* of the serial port's buffer */
+	size_t sent; /* of the port's buffer */
 	uint64_t blocked_since;
 };
 
 struct console {
 	struct vm *vm;
+	const struct console_port *ops;
+	void *port;
 	int listener, file; /* -1: none */
 	struct loop_source *listener_source;
 	int wake;
@@ -39,9 +42,14 @@ struct console {
 	uint32_t timer_watching;
 	size_t file_sent;
 	bool stopped;  /* around a handover nothing is sent or taken */
-	bool inherits; /* clients added now came with the serial port's buffer: it is theirs */
+	bool inherits; /* clients added now came with the port's buffer: it is theirs */
 	struct client clients[MAX_CLIENTS];
 };
+
+static size_t port_room(const struct console *c)
+{
+	return c->ops->room(c->port);
+}
 
 static void watch(struct client *c, uint32_t events)
 {
@@ -86,7 +94,7 @@ static bool send_to(struct client *c, const uint8_t *data, size_t len)
 		c->sent += (size_t)n;
 		c->blocked_since = 0;
 	}
-	watch(c, serial_room(c->console->vm->serial) ? EPOLLIN : 0);
+	watch(c, port_room(c->console) ? EPOLLIN : 0);
 	return true;
 }
 
@@ -106,7 +114,7 @@ static void watch_time(struct console *c)
 void console_flush(struct console *c)
 {
 	size_t len, done;
-	const uint8_t *data = serial_tx(c->vm->serial, &len);
+	const uint8_t *data = c->ops->tx(c->port, &len);
 
 	if (c->stopped)
 		return;
@@ -126,7 +134,7 @@ void console_flush(struct console *c)
 	watch_time(c);
 	if (!done)
 		return;
-	serial_tx_taken(c->vm->serial, done);
+	c->ops->tx_taken(c->port, done);
 	c->file_sent -= MIN(done, c->file_sent);
 	for (size_t i = 0; i < MAX_CLIENTS; i++)
 		c->clients[i].sent -= MIN(done, c->clients[i].sent);
@@ -174,7 +182,7 @@ static void on_client(void *ctx, uint32_t events)
 	struct client *c = ctx;
 	struct console *con = c->console;
 	uint8_t buf[256];
-	size_t room = serial_room(con->vm->serial);
+	size_t room = port_room(con);
 
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		ssize_t n;
@@ -190,7 +198,7 @@ static void on_client(void *ctx, uint32_t events)
 			return;
 		}
 		if (n > 0)
-			serial_receive(con->vm->serial, buf, (size_t)n);
+			con->ops->receive(con->port, buf, (size_t)n);
 	}
 	if (events & EPOLLOUT)
 		console_flush(con);
@@ -205,7 +213,7 @@ void console_add_client(struct console *c, int fd)
 			continue;
 		*cl = (struct client){.console = c, .fd = fd, .watching = c->stopped ? 0 : EPOLLIN};
 		/* Earlier bytes were not meant for it. */
-		serial_tx(c->vm->serial, &cl->sent);
+		c->ops->tx(c->port, &cl->sent);
 		if (c->inherits)
 			cl->sent = 0;
 		cl->source = loop_add(c->vm->loop, fd, cl->watching, on_client, cl);
@@ -224,13 +232,16 @@ static void on_connect(void *ctx, uint32_t events)
 		console_add_client(c, fd);
 }
 
-struct console *console_create(struct vm *vm, int listener, int file, struct error *e)
+struct console *console_create(struct vm *vm, const struct console_port *ops, void *port,
+			       int listener, int file, struct error *e)
 {
 	struct console *c = xcalloc(1, sizeof(*c));
 	/* Set once: the sandbox lets nobody change it.  While nobody reads it it does not tick on. */
 	const struct itimerspec tick = {.it_interval = {1, 0}, .it_value = {1, 0}};
 
 	c->vm = vm;
+	c->ops = ops;
+	c->port = port;
 	c->listener = listener;
 	c->file = file;
 	c->stopped = true;
@@ -266,7 +277,7 @@ void console_destroy(struct console *c)
 	free(c);
 }
 
-/* Around a handover: what is not sent yet is part of the serial port's state. */
+/* Around a handover: what is not sent yet is part of the port's state. */
 void console_stop(struct console *c)
 {
 	console_flush(c);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { MAX_SESSIONS = 32 };
@@ -75,6 +76,7 @@ static void reply_info(struct session *s)
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
 	uint64_t exits[MAX_VCPUS];
+	struct stat st;
 
 	info.config = vm->config;
 	info.state = s->control->moving ? VMB__RUN_STATE__RUN_STATE_MOVING : vm_run_state(vm);
@@ -86,6 +88,9 @@ static void reply_info(struct session *s)
 	info.detail = vm->crash;
 	info.first_run_ns = vm->first_run_ns;
 	info.handovers = vm->handovers;
+	balloon_read(vm, &info.balloon_target, &info.balloon_actual);
+	if (!fstat(vm->memory.fd, &st))
+		info.allocated = (uint64_t)st.st_blocks * 512;
 	reply.kind_case = VMB__REPLY__KIND_INFO;
 	reply.info = &info;
 	wire_send(s->fd, &reply.base, NULL, 0, NULL);
@@ -132,17 +137,31 @@ static void do_dump(struct session *s, struct wire_fds *fds)
 	close_fd(&fd);
 }
 
-static void do_console(struct session *s)
+static void do_console(struct session *s, struct console *console)
 {
 	int pair[2];
 
+	if (!console) {
+		control_reply_error(s->fd, "it has no virtio console");
+		return;
+	}
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair)) {
 		control_reply_error(s->fd, "console: socketpair failed");
 		return;
 	}
-	console_add_client(s->control->vm->console, pair[0]);
+	console_add_client(console, pair[0]);
 	reply_ready(s, &pair[1], 1);
 	close(pair[1]);
+}
+
+static void do_balloon(struct session *s, uint64_t bytes)
+{
+	struct error e;
+
+	if (balloon_set_target(s->control->vm, bytes, &e))
+		control_reply_error(s->fd, "balloon: %s", e.text);
+	else
+		reply_ready(s, NULL, 0);
 }
 
 /* While the VM is being moved its state must not change under the handover. */
@@ -155,6 +174,7 @@ static bool refused_while_moving(struct session *s, const Vmb__Request *r)
 	case VMB__REQUEST__KIND_RESUME:
 	case VMB__REQUEST__KIND_STOP:
 	case VMB__REQUEST__KIND_HANDOVER:
+	case VMB__REQUEST__KIND_BALLOON:
 		control_reply_error(s->fd, "it is being moved");
 		return true;
 	default:
@@ -192,7 +212,13 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		do_dump(s, fds);
 		break;
 	case VMB__REQUEST__KIND_CONSOLE:
-		do_console(s);
+		do_console(s, s->control->vm->console);
+		break;
+	case VMB__REQUEST__KIND_HVC:
+		do_console(s, s->control->vm->hvc);
+		break;
+	case VMB__REQUEST__KIND_BALLOON:
+		do_balloon(s, r->balloon->bytes);
 		break;
 	default:
 		/* The other party may want the connection for itself. */

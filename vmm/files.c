@@ -18,6 +18,7 @@ static const struct {
 	{"lock", offsetof(struct vm_files, lock), 0},
 	{"control", offsetof(struct vm_files, control), 0},
 	{"console", offsetof(struct vm_files, console), 0},
+	{"hvc", offsetof(struct vm_files, hvc), 0},
 	{"exit", offsetof(struct vm_files, exit_record), 0},
 	{"serial", offsetof(struct vm_files, serial_file), 0},
 	{"kernel", offsetof(struct vm_files, kernel), 0},

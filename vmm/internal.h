@@ -362,6 +362,11 @@ int virtio_blk_create(struct vm *vm, unsigned int n, int fd, bool read_only, str
 int virtio_net_create(struct vm *vm, unsigned int n, int tap, const uint8_t mac[6],
 		      struct error *e);
 int virtio_rng_create(struct vm *vm, struct error *e);
+int virtio_balloon_create(struct vm *vm, struct error *e);
+/* Bytes that the guest should give back, and that it says it has; 0 without a balloon. */
+void balloon_read(const struct vm *vm, uint64_t *target, uint64_t *actual);
+int balloon_set_target(struct vm *vm, uint64_t bytes, struct error *e);
+int virtio_console_create(struct vm *vm, int listener, struct error *e);
 int disk_open(const char *path, bool read_only, struct error *e);
 int tap_open(const char *name, struct error *e);
 
@@ -403,7 +408,19 @@ Vmb__SerialState *serial_state_get(const struct serial *s);
 int serial_state_set(struct serial *s, const Vmb__SerialState *st, struct error *e);
 void serial_update_irq(struct serial *s);
 
-struct console *console_create(struct vm *vm, int listener, int file, struct error *e);
+/* What a console stands before. */
+struct console_port {
+	/* What the guest has written and the console has not taken yet. */
+	const uint8_t *(*tx)(void *port, size_t *len);
+	void (*tx_taken)(void *port, size_t len);
+	/* Bytes it can take from the clients now, and taking them; returns how many it took. */
+	size_t (*room)(void *port);
+	size_t (*receive)(void *port, const uint8_t *data, size_t len);
+};
+extern const struct console_port serial_port;
+
+struct console *console_create(struct vm *vm, const struct console_port *ops, void *port,
+			       int listener, int file, struct error *e);
 void console_destroy(struct console *c);
 void console_add_client(struct console *c, int fd);
 /* The guest has written: flush when the loop comes round.  Callable from a vCPU thread. */
@@ -411,10 +428,10 @@ void console_wake(struct console *c);
 void console_flush(struct console *c);
 void console_stop(struct console *c);
 void console_start(struct console *c);
-/* Clients added until console_start() get the bytes that are already in the serial port's buffer. */
+/* Clients added until console_start() get the bytes that are already in the port's buffer. */
 void console_inherit(struct console *c);
 size_t console_clients(struct console *c, int *fds, size_t max);
-/* The serial port has room again for bytes from the clients. */
+/* The port has room again for bytes from the clients. */
 void console_rx_ready(struct console *c);
 
 /* Port I/O other than PCI and serial; len 1, 2 or 4. */
@@ -469,11 +486,14 @@ struct vm {
 	struct platform platform;
 	struct serial *serial;
 	struct console *console;
+	struct console *hvc;  /* of the virtio console, which owns it; NULL without */
+	uint32_t hvc_clients; /* so many of the clients that come with the state are hvc's */
 	struct pci_device *pci[MAX_PCI_DEVICES + 1]; /* by slot */
 	struct pci_device host_bridge;
 	unsigned int npci;
 	struct virtio_device *virtio[MAX_PCI_DEVICES];
 	unsigned int nvirtio;
+	struct virtio_device *balloon; /* one of them; NULL without */
 	struct ring *ring;
 	unsigned int next_gsi;
 	bool routes_dirty;

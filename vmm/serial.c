@@ -245,6 +245,37 @@ void serial_tx_taken(struct serial *s, size_t len)
 		serial_update_irq(s);
 }
 
+/* ---- as the console sees it */
+
+static const uint8_t *port_tx(void *port, size_t *len)
+{
+	return serial_tx(port, len);
+}
+
+static void port_tx_taken(void *port, size_t len)
+{
+	serial_tx_taken(port, len);
+}
+
+static size_t port_room(void *port)
+{
+	return serial_room(port);
+}
+
+static size_t port_receive(void *port, const uint8_t *data, size_t len)
+{
+	return serial_receive(port, data, len);
+}
+
+const struct console_port serial_port = {
+	.tx = port_tx,
+	.tx_taken = port_tx_taken,
+	.room = port_room,
+	.receive = port_receive,
+};
+
+/* ---- state */
+
 Vmb__SerialState *serial_state_get(const struct serial *s)
 {
 	Vmb__SerialState *st = xcalloc(1, sizeof(*st));

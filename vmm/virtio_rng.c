@@ -1,15 +1,14 @@
 /* virtio_rng.c: the entropy device: the guest's buffers, filled by this machine's kernel.
  *
- * Source: Virtual I/O Device (VIRTIO) 1.2, chapter 5.4.  A guest that asks without end gets its bytes,
- * but not more than ROUND at once, so that it cannot keep the event loop from the other devices.
- * There is no state beside the queue's.
+ * Source: Virtual I/O Device (VIRTIO) 1.2, chapter 5.4.  A guest that asks without end gets its
+ * bytes, but not more than ROUND at once, so that it cannot keep the event loop from the other
+ * devices. There is no state beside the queue's.
  */
 #include "vmm/internal.h"
 
 #include <errno.h>
 #include <linux/virtio_ids.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/random.h>
 
 enum {
@@ -60,7 +59,7 @@ static void kicked(struct virtio_device *d, struct virtq *q)
 	if (given)
 		virtq_notify(q);
 	if (given >= ROUND)
-		eventfd_write(q->kick, 1); /* the rest when the loop comes round */
+		virtq_serve_again(q);
 }
 
 static const struct virtio_ops ops = {

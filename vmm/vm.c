@@ -195,7 +195,8 @@ static int create_devices(struct vm *vm, struct error *e)
 		if (virtio_net_create(vm, i, vm->files.taps[i], c->nets[i]->mac.data, e))
 			return -1;
 	/* After disks and networks, which keep the slots they had before there were these. */
-	if (c->rng && virtio_rng_create(vm, e))
+	if ((c->rng && virtio_rng_create(vm, e)) || (c->balloon && virtio_balloon_create(vm, e)) ||
+	    (c->virtio_console && virtio_console_create(vm, vm->files.hvc, e)))
 		return -1;
 	for (unsigned int i = 0; i < vm->npci; i++)
 		pci_device_reset(vm->pci[i]);
@@ -203,7 +204,8 @@ static int create_devices(struct vm *vm, struct error *e)
 		vm->virtio[i]->backend_stopped = true; /* until the first vm_resume() */
 	vm->backends_stopped = true;
 	vm->serial = serial_create(vm);
-	vm->console = console_create(vm, vm->files.console, vm->files.serial_file, e);
+	vm->console = console_create(vm, &serial_port, vm->serial, vm->files.console,
+				     vm->files.serial_file, e);
 	return vm->console ? 0 : -1;
 }
 
@@ -391,8 +393,11 @@ int vm_loop(struct vm *vm, const char **reason)
 	loop_run(vm->loop);
 	pthread_mutex_lock(&vm->lock);
 	vm_pause(vm);
-	if (vm->end != VM_END_MOVED)
+	if (vm->end != VM_END_MOVED) {
 		console_flush(vm->console);
+		if (vm->hvc)
+			console_flush(vm->hvc);
+	}
 	pthread_mutex_unlock(&vm->lock);
 	*reason = names[vm->end];
 	return vm->end_status;
@@ -454,14 +459,22 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max)
 	return n;
 }
 
+/* hvc's first: how many they are is part of its state. */
 size_t vm_console_clients(struct vm *vm, int *fds, size_t max)
 {
-	return console_clients(vm->console, fds, max);
+	size_t n = vm->hvc ? console_clients(vm->hvc, fds, max) : 0;
+
+	return n + console_clients(vm->console, fds + n, max - n);
 }
 
 void vm_add_console_client(struct vm *vm, int fd)
 {
-	console_add_client(vm->console, fd);
+	if (vm->hvc_clients) {
+		vm->hvc_clients--;
+		console_add_client(vm->hvc, fd);
+	} else {
+		console_add_client(vm->console, fd);
+	}
 }
 
 void vm_set_user_paused(struct vm *vm, bool paused)

@@ -28,7 +28,7 @@ struct vm_files {
 	int ram;    /* memfd, size sealed */
 	int owner;  /* memfd, the owner word (zerocopy.h) */
 	int lock;   /* runtime directory's lock file, locked for as long as the VM exists */
-	int control, console; /* listening sockets */
+	int control, console, hvc; /* listening sockets */
 	int exit_record;      /* file that receives how the VM ended */
 	int serial_file;
 	int kernel, initrd;
@@ -36,7 +36,7 @@ struct vm_files {
 	int disks[VM_MAX_DISKS];
 	int taps[VM_MAX_NETS];
 };
-enum { VM_MAX_FILES = 9 + VM_MAX_MODULES + VM_MAX_DISKS + VM_MAX_NETS };
+enum { VM_MAX_FILES = 10 + VM_MAX_MODULES + VM_MAX_DISKS + VM_MAX_NETS };
 
 void vm_files_init(struct vm_files *f);
 void vm_files_close(struct vm_files *f);

@@ -16,6 +16,7 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs -o size=95% tmpfs /tmp
 while read -r m; do insmod "/modules/$m.ko"; done </modules/order
 stty -echo </dev/ttyS0
+{ stty raw -echo; cat; } </dev/hvc0 >/dev/hvc0 & # one open: the last close resets its modes
 echo "guest ready"
 while read -r line; do eval "$line"; done </dev/ttyS0
 EOF
@@ -91,14 +92,37 @@ reports() {
 	echo "= free page reports: $((before / MIB)) MiB allocated before, $(($(allocated) / MIB)) MiB after"
 }
 
+# What is typed comes back, on the connection that was there before the handovers.
+hvc() {
+	echo "$1" >&3
+	wait_for 60 grep -q "^$1\$" hvc.out
+}
+
+# A stream of lines with a handover in the middle of it: each comes once, in order.
+hvc_stream() {
+	guest 'seq 100001 120000 >/dev/hvc0 &'
+	check "handover under hvc output" vmbeam migrate d --to fresh
+	wait_for 120 grep -q '^120000$' hvc.out
+	grep '^1[0-2][0-9]\{4\}$' hvc.out >lines || true
+	seq 100001 120000 | cmp -s - lines || fail "lines of hvc were lost: $(wc -l <lines) of 20000"
+}
+
 check "start" vmbeam run d --kernel "$LAB/vmlinux" --initrd guest.cpio --memory 256M \
-	--append "console=ttyS0 quiet panic=-1" --serial "$PWD/d.log" --detach
+	--append "console=ttyS0 quiet panic=-1" --serial "$PWD/d.log" --virtio-console --detach
 wait_for 60 grep -q '^guest ready' d.log
 refuses "has only 256 MiB" vmbeam balloon d 256M
+mkfifo hvc.in
+vmbeam console d --hvc <hvc.in >hvc.out &
+exec 3>hvc.in
 rng
+hvc before
+(sleep 1 && echo 'echo "typed $((6 * 7))"' && sleep 5) | timeout 20 vmbeam console d >typed.out || true
+grep -q '^typed 42' typed.out || fail "the serial console by its command: $(cat typed.out)"
+hvc_stream
 balloon
 reports
 check "handover" vmbeam migrate d --to fresh
+hvc after
 rng
 balloon
 reports
@@ -108,3 +132,4 @@ send 'reboot -f' # after a reset the devices must come up again, and the balloon
 wait_for 60 sh -c 'test "$(grep -c "^guest ready" d.log)" = 2'
 wait_for 120 given_is $((64 * MIB))
 rng
+hvc reset
