@@ -100,7 +100,7 @@ hvc() {
 
 # A stream of lines with a handover in the middle of it: each comes once, in order.
 hvc_stream() {
-	guest 'seq 100001 120000 >/dev/hvc0 &'
+	guest '(seq 100001 120000 >/dev/hvc0 &)'
 	check "handover under hvc output" vmbeam migrate d --to fresh
 	wait_for 120 grep -q '^120000$' hvc.out
 	grep '^1[0-2][0-9]\{4\}$' hvc.out >lines || true
