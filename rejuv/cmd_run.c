@@ -12,7 +12,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-enum { START_TIMEOUT_MS = 60000 };
+enum { START_TIMEOUT_MS = 60000, CLEAR_MS = 5000 };
 
 struct run_options {
 	Vmb__VmConfig config;
@@ -306,6 +306,7 @@ int run_main(int argc, char **argv)
 		stop_vm(o.config.name);
 		status = 130;
 	}
-	runtime_remove(o.config.name);
+	if (!runtime_clear(o.config.name, CLEAR_MS) && status == 130)
+		return cli_fail("%s: could not be stopped and runs on", o.config.name);
 	return status;
 }

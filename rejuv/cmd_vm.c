@@ -115,7 +115,8 @@ static json_t *info_json(const Vmb__InfoReply *i)
 		json_array_append_new(nets, json_pack("{s:s}", "tap", i->config->nets[k]->tap));
 	for (size_t k = 0; k < i->n_exits; k++)
 		json_array_append_new(exits, json_integer((json_int_t)i->exits[k]));
-	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}", "vm",
+	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}",
+			 "vm",
 			 i->config->name, "state", state_name(i->state), "placement", "host",
 			 "memory_bytes", (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
 			 "pid", i->pid, "uptime_ns", (json_int_t)i->uptime_ns, "handovers",
@@ -186,10 +187,8 @@ static void list_one(const char *name, json_t *array)
 		vmb__reply__free_unpacked(reply, NULL);
 		return;
 	}
-	if (runtime_exit_record(name, reason, &status)) {
-		runtime_remove(name); /* it has ended and nobody was there to clear up */
-		return;
-	}
+	if (runtime_exit_record(name, reason, &status) && runtime_clear(name, 0))
+		return; /* it had ended and nobody was there to clear up */
 	if (array)
 		json_array_append_new(array, json_pack("{s:s, s:s, s:s}", "vm", name, "state", "dead",
 						       "detail", e.text));
@@ -297,7 +296,7 @@ int stop_main(int argc, char **argv)
 {
 	struct args a;
 	struct error e;
-	int r = parse_args(argc, argv, true, &a), fd;
+	int r = parse_args(argc, argv, true, &a);
 	char *dir;
 
 	if (r)
@@ -307,23 +306,13 @@ int stop_main(int argc, char **argv)
 	free(dir);
 	if (r)
 		return cli_fail("%s: no such VM is running", a.name);
-	fd = runtime_claim(a.name, &e);
-	if (fd >= 0) { /* nobody holds it: only files are left */
-		close(fd);
-		runtime_remove(a.name);
-		return EXIT_OK;
-	}
+	if (runtime_clear(a.name, 0))
+		return EXIT_OK; /* nobody held it: only files were left */
 	if (stop(a.name, a.force, a.timeout_s, &e))
 		return cli_fail("%s: %s", a.name, e.text);
 	/* `run` clears up where it is attached; doing it twice does no harm. */
-	for (int i = 0; i < 100; i++) {
-		fd = runtime_claim(a.name, &e);
-		if (fd >= 0)
-			break;
-		poll(NULL, 0, 20);
-	}
-	close_fd(&fd);
-	runtime_remove(a.name);
+	if (!runtime_clear(a.name, ANSWER_MS))
+		return cli_fail("%s: it has ended, but a process of its is still there", a.name);
 	return EXIT_OK;
 }
 

@@ -130,12 +130,13 @@ static int run(struct vm *vm, struct handover_source *source)
 	control = control_start(vm, handover_source_request, source);
 	handover_source_attach(source, vm, control);
 	status = vm_loop(vm, &reason);
-	control_end(control, reason, status);
 	if (strcmp(reason, "moved")) {
 		n = snprintf(record, sizeof(record), "%s %d\n", reason, status);
 		if (write(vm_get_files(vm)->exit_record, record, (size_t)n) != n)
 			log_line("cannot write the exit record: %s", strerror(errno));
 	}
+	/* The record first: who loses the connection looks there. */
+	control_end(control, reason, status);
 	return status;
 }
 

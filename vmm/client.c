@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -10,6 +11,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+enum { CLAIM_TRIES = 100 };
 
 const char *runtime_dir(void)
 {
@@ -30,24 +33,40 @@ static int make_dir(const char *path, struct error *e)
 	return 0;
 }
 
+static bool is_same_file(int fd, const char *path)
+{
+	struct stat a, b;
+
+	return !fstat(fd, &a) && !stat(path, &b) && a.st_ino == b.st_ino && a.st_dev == b.st_dev;
+}
+
 int runtime_claim(const char *vm, struct error *e)
 {
 	char *dir = runtime_path(vm, NULL), *lock = runtime_path(vm, "lock"),
 	     *exit_file = runtime_path(vm, "exit");
 	int fd = -1;
 
-	if (make_dir(runtime_dir(), e) || make_dir(dir, e))
-		goto out;
-	fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0) {
-		error_set_errno(e, "%s", lock);
-	} else if (flock(fd, LOCK_EX | LOCK_NB)) {
-		error_set(e, "a VM of that name exists already");
-		close_fd(&fd);
-	} else {
-		unlink(exit_file);
+	for (int i = 0; i < CLAIM_TRIES; i++) {
+		if (make_dir(runtime_dir(), e) || make_dir(dir, e))
+			break;
+		fd = open(lock, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		if (fd < 0 && errno == ENOENT)
+			continue; /* the folder went meanwhile */
+		if (fd < 0) {
+			error_set_errno(e, "%s", lock);
+			break;
+		}
+		if (flock(fd, LOCK_EX | LOCK_NB)) {
+			error_set(e, "a VM of that name exists already");
+			close_fd(&fd);
+			break;
+		}
+		if (is_same_file(fd, lock)) {
+			unlink(exit_file);
+			break;
+		}
+		close_fd(&fd); /* whoever had it has removed it: this is no lock any more */
 	}
-out:
 	free(dir);
 	free(lock);
 	free(exit_file);
@@ -67,6 +86,22 @@ void runtime_remove(const char *vm)
 	}
 	rmdir(dir);
 	free(dir);
+}
+
+bool runtime_clear(const char *vm, int wait_ms)
+{
+	uint64_t deadline = clock_ns() + (uint64_t)wait_ms * 1000000;
+	struct error e;
+	int fd;
+
+	while ((fd = runtime_claim(vm, &e)) < 0) {
+		if (clock_ns() >= deadline)
+			return false;
+		poll(NULL, 0, 20);
+	}
+	runtime_remove(vm);
+	close(fd);
+	return true;
 }
 
 bool runtime_exit_record(const char *vm, char reason[64], int *status)

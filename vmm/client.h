@@ -20,7 +20,10 @@ const char *runtime_dir(void);
 char *runtime_path(const char *vm, const char *file);
 /* Makes the VM's folder and takes its lock: the name is ours.  Returns the lock's descriptor. */
 int runtime_claim(const char *vm, struct error *e);
-/* Removes the VM's folder. */
+/* Removes the VM's folder once nobody holds its lock, for which it waits at most wait_ms; false if
+ * somebody still does. */
+bool runtime_clear(const char *vm, int wait_ms);
+/* Removes the VM's folder; the caller holds its lock. */
 void runtime_remove(const char *vm);
 /* Reads the exit record: true and the parts if the VM has ended. */
 bool runtime_exit_record(const char *vm, char reason[64], int *status);

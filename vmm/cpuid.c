@@ -34,11 +34,12 @@ static const struct feature_word {
 	/* SGX, HLE, RTM, MPX, PT; AVX2 and all of AVX512 */
 	{7, 0, EBX, BIT(2) | BIT(4) | BIT(11) | BIT(14) | BIT(25),
 	 BIT(5) | BIT(16) | BIT(17) | BIT(21) | BIT(26) | BIT(27) | BIT(28) | BIT(30) | BIT(31)},
-	/* WAITPKG, LA57, SGX_LC, PKS; PKU, OSPKE, AVX512, VAES, VPCLMUL */
-	{7, 0, ECX, BIT(5) | BIT(16) | BIT(30) | BIT(31),
-	 BIT(1) | BIT(3) | BIT(4) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14)},
-	/* AMX needs a permission KVM grants per process; AVX512 */
-	{7, 0, EDX, BIT(22) | BIT(24) | BIT(25), BIT(2) | BIT(3) | BIT(8) | BIT(23)},
+	/* PKU, OSPKE, SHSTK (their XSAVE state is not offered), WAITPKG, LA57, SGX_LC, PKS; AVX512,
+	 * VAES, VPCLMUL */
+	{7, 0, ECX, BIT(3) | BIT(4) | BIT(5) | BIT(7) | BIT(16) | BIT(30) | BIT(31),
+	 BIT(1) | BIT(6) | BIT(9) | BIT(10) | BIT(11) | BIT(12) | BIT(14)},
+	/* IBT; AMX needs a permission KVM grants per process; AVX512 */
+	{7, 0, EDX, BIT(20) | BIT(22) | BIT(24) | BIT(25), BIT(2) | BIT(3) | BIT(8) | BIT(23)},
 	{7, 1, EAX, BIT(21), BIT(4) | BIT(5) | BIT(23)}, /* AMX_FP16; AVX-VNNI, AVX512-BF16, IFMA */
 	{7, 1, EDX, 0, 0},
 	{7, 2, EDX, 0, 0},

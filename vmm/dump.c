@@ -116,6 +116,7 @@ int vm_dump(struct vm *vm, int fd, struct error *e)
 	ph[2] = (Elf64_Phdr){.p_type = PT_LOAD,
 			     .p_flags = PF_R | PF_W | PF_X,
 			     .p_offset = off + low,
+			     .p_vaddr = HIGH_RAM,
 			     .p_paddr = HIGH_RAM,
 			     .p_filesz = high,
 			     .p_memsz = high,

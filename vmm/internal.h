@@ -51,6 +51,7 @@ struct memory {
 	uint64_t size; /* bytes, a multiple of 2 MiB */
 	uint8_t *base; /* the whole memfd, shared, 2 MiB aligned */
 	bool hugetlb;
+	bool adopted; /* the memfd came from another process */
 	bool fenced; /* captured: the accessor refuses everything */
 };
 

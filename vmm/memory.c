@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <numa.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -25,6 +26,7 @@ int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct 
 	m->size = size;
 	m->hugetlb = hugetlb;
 	m->fd = fd;
+	m->adopted = fd >= 0;
 	if (fd >= 0) {
 		off_t have = lseek(fd, 0, SEEK_END);
 		int seals = fcntl(fd, F_GET_SEALS);
@@ -55,7 +57,7 @@ static void bind_to_node(struct memory *m)
 
 	if (numa_available() < 0 || numa_num_configured_nodes() < 2)
 		return;
-	node = numa_preferred();
+	node = numa_node_of_cpu(sched_getcpu());
 	if (node >= 0)
 		numa_tonode_memory(m->base, m->size, node);
 }
@@ -85,7 +87,8 @@ int memory_map(struct memory *m, struct error *e)
 	if (!m->hugetlb)
 		madvise(m->base, m->size, MADV_HUGEPAGE);
 	madvise(m->base, m->size, MADV_DONTDUMP);
-	bind_to_node(m);
+	if (!m->adopted) /* what exists stays where it is */
+		bind_to_node(m);
 	return 0;
 }
 

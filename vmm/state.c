@@ -191,16 +191,18 @@ Vmb__VmState *vm_capture(struct vm *vm, struct error *e)
 {
 	struct kvm_clock_data clock = {0};
 	Vmb__VmState *s;
+	uint64_t now;
 
 	if (ioctl(vm->fd, KVM_GET_CLOCK, &clock)) {
 		error_set_errno(e, "KVM_GET_CLOCK");
 		return NULL;
 	}
+	now = clock_ns();
 	s = vm_capture_cpus(vm, e);
 	if (!s)
 		return NULL;
 	s->clock_ns = clock.clock;
-	s->captured_ns = clock_ns();
+	s->captured_ns = now;
 	s->config = borrow_config(vm);
 	s->paused = vm->user_paused;
 	s->handovers = vm->handovers;

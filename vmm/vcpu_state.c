@@ -23,8 +23,10 @@ static const struct {
 } msr_skip[] = {
 	{MSR_IA32_TSC, MSR_IA32_TSC, "carried as the TSC offset; writing it would disturb that"},
 	{MSR_IA32_TSC_DEADLINE, MSR_IA32_TSC_DEADLINE, "set after the LAPIC, from its own field"},
-	{0x3b, 0x3b, "TSC_ADJUST: writing it moves the TSC offset, which is set on its own"},
-	{0x40000000, 0x400000ff, "Hyper-V: not offered by the CPU model"},
+	{0x11, 0x11, "KVM wall clock: read by the guest once; writing it makes KVM write guest memory"},
+	{0x4b564d00, 0x4b564d00, "the same, by its newer number"},
+	{0x345, 0x345, "PERF_CAPABILITIES: no performance counters are offered, KVM refuses it then"},
+	{0x40000000, 0x400001ff, "Hyper-V: not offered by the CPU model"},
 	{0xc0010015, 0xc0010015, "AMD HWCR: a host setting, read-only for most of its bits"},
 	{0xc0000104, 0xc0000104, "AMD TSC_RATIO: KVM's own, not offered to guests"},
 	{0x4b564d02, 0x4b564d02, "async page fault: not offered by the CPU model"},
@@ -236,6 +238,18 @@ static int set_xsave(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 
 #define SET(field, request) set_blob(v, request, #request, &s->field, e)
 
+struct one_msr {
+	struct kvm_msrs hdr;
+	struct kvm_msr_entry entry;
+};
+
+static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *want)
+{
+	struct one_msr m = {.hdr.nmsrs = 1, .entry = {.index = want->index}};
+
+	return ioctl(v->fd, KVM_GET_MSRS, &m) == 1 && m.entry.data == want->data;
+}
+
 static int set_msrs(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 {
 	struct kvm_msrs *m = xcalloc(1, sizeof(*m) + (s->n_msrs + 1) * sizeof(m->entries[0]));
@@ -246,15 +260,22 @@ static int set_msrs(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 		m->entries[i].index = s->msrs[i]->index;
 		m->entries[i].data = s->msrs[i]->value;
 	}
-	n = ioctl(v->fd, KVM_SET_MSRS, m);
-	if (n != (int)s->n_msrs) {
-		if (n < 0)
-			error_set_errno(e, "vCPU %u: KVM_SET_MSRS", v->index);
-		else
-			error_set(e, "vCPU %u: KVM refuses MSR 0x%x = 0x%llx", v->index,
-				  m->entries[n].index, (unsigned long long)m->entries[n].data);
-		free(m);
-		return -1;
+	/* KVM stops at the first it refuses: no matter, if that has its value already. */
+	while ((n = ioctl(v->fd, KVM_SET_MSRS, m)) != (int)m->nmsrs) {
+		if (n < 0 || !msr_is(v, &m->entries[n])) {
+			if (n < 0)
+				error_set_errno(e, "vCPU %u: KVM_SET_MSRS", v->index);
+			else
+				error_set(e, "vCPU %u: KVM refuses MSR 0x%x = 0x%llx", v->index,
+					  m->entries[n].index,
+					  (unsigned long long)m->entries[n].data);
+			free(m);
+			return -1;
+		}
+		m->nmsrs -= (uint32_t)n + 1;
+		memmove(m->entries, m->entries + n + 1, m->nmsrs * sizeof(m->entries[0]));
+		if (!m->nmsrs)
+			break;
 	}
 	free(m);
 	return 0;
@@ -262,10 +283,7 @@ static int set_msrs(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 
 static int set_tsc_deadline(struct vcpu *v, uint64_t value, struct error *e)
 {
-	struct {
-		struct kvm_msrs hdr;
-		struct kvm_msr_entry entry;
-	} m = {.hdr.nmsrs = 1, .entry = {.index = MSR_IA32_TSC_DEADLINE, .data = value}};
+	struct one_msr m = {.hdr.nmsrs = 1, .entry = {.index = MSR_IA32_TSC_DEADLINE, .data = value}};
 
 	if (value && ioctl(v->fd, KVM_SET_MSRS, &m) != 1)
 		return error_set(e, "vCPU %u: cannot set the TSC deadline", v->index);

@@ -62,6 +62,8 @@ int tap_open(const char *name, struct error *e)
 
 static void watch(struct net *n, uint32_t events)
 {
+	if (!n->source)
+		return;
 	if (n->watching != events)
 		loop_modify(n->source, events);
 	n->watching = events;
@@ -212,6 +214,12 @@ static void on_tap(void *ctx, uint32_t events)
 {
 	struct net *n = ctx;
 
+	if (events & (EPOLLERR | EPOLLHUP)) {
+		log_line("%s: its tap is gone", n->virtio.id);
+		loop_remove(n->source);
+		n->source = NULL;
+		return;
+	}
 	if (!virtio_running(&n->virtio) || n->virtio.backend_stopped) {
 		watch(n, 0);
 		return;

@@ -285,7 +285,12 @@ int vm_boot(struct vm *vm, struct error *e)
 {
 	struct boot_entry entry;
 
-	return boot_load(vm, &entry, e) || boot_set_registers(vm, &entry, e) ? -1 : 0;
+	/* KVM's own table has the PIT on another pin than the MADT says. */
+	vm->routes_dirty = true;
+	return boot_load(vm, &entry, e) || boot_set_registers(vm, &entry, e) ||
+			       irq_routes_flush(vm, e)
+		       ? -1
+		       : 0;
 }
 
 int vm_enter_sandbox(const char *empty_dir, struct error *e)
@@ -328,7 +333,7 @@ static void on_wake(void *ctx, uint32_t events)
 	} else if (vm->reset_wanted) {
 		if (reset(vm, &e))
 			vm_crash(vm, "reset: %s", e.text);
-		else
+		else if (!vm->user_paused)
 			vm_resume(vm);
 	}
 }
@@ -433,6 +438,15 @@ Vmb__RunState vm_run_state(const struct vm *vm)
 		return VMB__RUN_STATE__RUN_STATE_RUNNING;
 	return vm->first_run_ns || vm->user_paused ? VMB__RUN_STATE__RUN_STATE_PAUSED
 						   : VMB__RUN_STATE__RUN_STATE_STARTING;
+}
+
+const char *vm_pending_event(const struct vm *vm)
+{
+	if (vm->end != VM_END_NONE)
+		return "the VM has ended";
+	if (vm->crash[0])
+		return "the VM has crashed";
+	return vm->reset_wanted ? "the guest is resetting" : NULL;
 }
 
 const char *vm_crash_reason(const struct vm *vm)

@@ -87,6 +87,9 @@ void vm_resume(struct vm *vm);
 /* Returns when no vCPU is in the guest and each has completed its pending port or memory access.
  * Locked; gives the lock up while it waits. */
 void vm_pause(struct vm *vm);
+/* What the guest has done that is still to be acted upon (a shutdown, a reset, a crash), in words;
+ * NULL if it may simply run on.  Locked. */
+const char *vm_pending_event(const struct vm *vm);
 /* What a user asked for, apart from pauses of ours.  Locked. */
 void vm_set_user_paused(struct vm *vm, bool paused);
 bool vm_user_paused(const struct vm *vm);

@@ -127,7 +127,8 @@ static int build(struct incoming *in, struct wire_fds *fds, int (*enter_sandbox)
 		vm_files_close(&files);
 		return -1;
 	}
-	in->source = owner_read(in->owner).owner;
+	/* Where both are dead, whoever had it last. */
+	in->source = in->req->recover ? owner_read(in->owner).owner : (uint16_t)in->req->source;
 	in->vm = vm_create(in->req->provisional->config, &files, e);
 	if (!in->vm)
 		return -1;
@@ -261,8 +262,11 @@ static bool receive(struct incoming *in, struct error *e)
 			tell_result(in, phase, e);
 		}
 		fault_point("destination.started");
-	} else {
+	} else if (owner_read(in->owner).owner == in->source) {
 		served = keep_crashed(in, e);
+	} else {
+		error_set(e, "the VM has gone to another process meanwhile");
+		tell_result(in, phase, e);
 	}
 	vm_unlock(in->vm);
 	return served;

@@ -123,6 +123,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	in.fd_names = offer->fd_names;
 	in.n_fd_names = offer->n_fd_names;
 	in.instance = d->instance;
+	in.source = offer->instance;
 	in.warm = d->o->warm && !recover;
 	in.recover = recover;
 	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");
@@ -291,7 +292,7 @@ static int report(struct drive *d)
 
 	r->nphases = 0;
 	r->completed = false;
-	if (t && t->completed) {
+	if (t && t->completed && !(s && s->crashed)) {
 		struct pollfd p = {.fd = d->source.pidfd, .events = POLLIN};
 
 		poll(&p, 1, RETIRE_TIMEOUT_MS);
@@ -384,8 +385,8 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 		result = report(&d);
 		/* Dead right after it had started: a crash like any other, but the memory is here. */
 		d.destination.dead = is_readable(d.destination.pidfd);
-		if (!d.destination.dead)
-			goto out;
+		if (!d.destination.dead || (d.source.result && d.source.result->crashed))
+			goto out; /* (then the source has kept it) */
 		d.source.dead = true;
 	}
 	if (d.source.dead && d.destination.dead && recover(&d)) {

@@ -59,14 +59,15 @@ void handover_source_attach(struct handover_source *s, struct vm *vm, struct con
 		log_line("%s: cannot be moved: %s", vm_config(vm)->name, e.text);
 }
 
-static void end_handover(struct handover_source *s)
+static void end_handover(struct handover_source *s, bool moved)
 {
 	vm_unwatch(s->driver_source);
 	s->driver_source = NULL;
 	close_fd(&s->driver);
 	close_fd(&s->link);
 	close_fd(&s->state);
-	if (s->control)
+	/* Once moved, nothing is answered here any more: whoever asks finds the destination. */
+	if (s->control && !moved)
 		control_set_moving(s->control, false);
 }
 
@@ -128,6 +129,8 @@ static int stop_and_capture(struct move *m, struct error *e)
 
 	m->phase = "pause";
 	vm_pause(s->vm);
+	if (vm_pending_event(s->vm))
+		return error_set(e, "%s", vm_pending_event(s->vm));
 	end_phase(m);
 	if (fault_point("source.paused"))
 		return error_set(e, "fault injected");
@@ -219,7 +222,7 @@ static void keep_crashed(struct move *m, struct error *e)
 {
 	error_set(e, "the destination died after it had started the VM");
 	m->result.crashed = true;
-	vm_uncapture(m->s->vm);
+	/* The devices stay stopped: the rings in memory have moved on without them. */
 	vm_set_crashed(m->s->vm, e->text);
 }
 
@@ -243,7 +246,7 @@ static bool take_back(struct move *m, struct error *e)
 	return true;
 mine:
 	vm_uncapture(s->vm);
-	if (!vm_user_paused(s->vm))
+	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))
 		vm_resume(s->vm);
 	return true;
 }
@@ -305,7 +308,7 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	if (m.result.completed)
 		vm_leave(s->vm);
 	close_fd(&pidfd);
-	end_handover(s);
+	end_handover(s, m.result.completed);
 }
 
 /* ---- the running part */
@@ -320,7 +323,7 @@ static void on_driver(void *ctx, uint32_t events)
 
 	(void)events;
 	if (wire_recv(s->driver, &vmb__request__descriptor, &msg, &fds, 0, &e) <= 0) {
-		end_handover(s); /* the driver has gone, and nothing has begun: the VM runs on */
+		end_handover(s, false); /* the driver has gone, and nothing has begun: the VM runs on */
 		return;
 	}
 	r = (Vmb__Request *)msg;
@@ -328,7 +331,7 @@ static void on_driver(void *ctx, uint32_t events)
 		move(s, r->go, wire_take_fd(&fds, 0));
 	} else {
 		control_reply_error(s->driver, "handover: an unexpected message");
-		end_handover(s);
+		end_handover(s, false);
 	}
 	wire_close_fds(&fds);
 	protobuf_c_message_free_unpacked(msg, NULL);
@@ -356,6 +359,7 @@ static void send_offer(struct handover_source *s, int fd, const char *blocker, b
 		offer.n_fd_names = n;
 		fds[n++] = s->self;
 	}
+	offer.instance = s->instance;
 	offer.provisional = vm_provisional(s->vm);
 	wire_send(fd, &reply.base, fds, n, NULL);
 	vmb__vm_state__free_unpacked(offer.provisional, NULL);
@@ -370,6 +374,8 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 		error_set(e, "its owner word cannot be used");
 	else if (vm_crash_reason(s->vm)[0])
 		error_set(e, "it has crashed: %s", vm_crash_reason(s->vm));
+	else if (vm_pending_event(s->vm))
+		error_set(e, "%s", vm_pending_event(s->vm));
 	else if (r->state_version + 1 < STATE_VERSION + 1)
 		error_set(e, "its state has version %d; the destination reads up to %u",
 			  STATE_VERSION, r->state_version);
