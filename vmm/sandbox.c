@@ -19,6 +19,13 @@
 
 enum { NOBODY = 65534 };
 
+/* The sanitizers' own system calls are not in the table. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+static const bool sanitized = true;
+#else
+static const bool sanitized = false;
+#endif
+
 static const struct {
 	int nr;
 	const char *reason;
@@ -154,9 +161,5 @@ int sandbox_enter(const char *empty_dir, struct error *e)
 	capng_get_caps_process();
 	if (capng_have_capabilities(CAPNG_SELECT_CAPS) > CAPNG_NONE)
 		return error_set(e, "sandbox: capabilities are left");
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-	return 0; /* the sanitizers' own calls are not in the table */
-#else
-	return load_filter(e);
-#endif
+	return sanitized ? 0 : load_filter(e);
 }
