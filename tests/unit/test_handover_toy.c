@@ -317,7 +317,7 @@ static void judge(void)
 		runners += w->settled[a] == RUNNING && !is_dead(a);
 		kept += w->settled[a] == KEPT && !is_dead(a);
 	}
-	for (int i = 0; i < 1000 && runners && w->counter < before + 2; i++)
+	for (int i = 0; i < 20000 && runners && w->counter < before + 2; i++)
 		usleep(500);
 	if (runners > 1)
 		problem("two have the VM", runners, v.owner);
