@@ -50,6 +50,14 @@ struct lab_exit {
 	uint64_t out, err; /* bytes written to the two ports */
 };
 
+#define LAB_QEMU "qemu-system-x86_64"
+
+/* Where QEMU is, the caller's to free; NULL if $PATH does not lead to it. */
+char *lab_qemu_find(void);
+/* A descriptor to execute instead, of a copy without known faults (lab-qemu.c); -1 if that cannot be
+ * made of this QEMU, which must do as it is then. */
+int lab_qemu_mended(const char *path);
+
 /* Messages in and out of a non-blocking descriptor. */
 struct lab_wire {
 	int fd;

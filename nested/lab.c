@@ -23,7 +23,6 @@
 #include <termios.h>
 #include <unistd.h>
 
-#define QEMU            "qemu-system-x86_64"
 #define BOOT_SECONDS    180 /* until the agent's first word; some 4 s on an idle machine */
 #define STATUS_TIMEOUT  124
 #define STATUS_EMULATOR 125
@@ -44,6 +43,7 @@ struct lab {
 	int ours[LAB_PORTS], theirs[LAB_PORTS];
 	int console; /* memfd: the kernel's console and what QEMU says */
 	int signals;
+	char *qemu_path;
 	pid_t qemu;
 	struct lab_wire ctl;
 	struct lab_pump in, out, err;
@@ -112,21 +112,6 @@ static int run_here(char **command)
 	return errno == ENOENT ? 127 : 126;
 }
 
-static bool in_path(const char *program)
-{
-	char *path = xstrdup(getenv("PATH") ?: "/usr/bin:/bin"), *rest = path, *dir;
-	bool found = false;
-
-	while (!found && (dir = strsep(&rest, ":"))) {
-		char *file = xasprintf("%s/%s", dir, program);
-
-		found = !access(file, X_OK);
-		free(file);
-	}
-	free(path);
-	return found;
-}
-
 /* Finds build/lab, ourselves and the working directory. */
 static int find_files(struct lab *l)
 {
@@ -164,8 +149,9 @@ static int find_files(struct lab *l)
 		if (missing)
 			return 1;
 	}
-	if (!in_path(QEMU)) {
-		log_line("lab: %s: not found: apt-get install qemu-system-x86", QEMU);
+	l->qemu_path = lab_qemu_find();
+	if (!l->qemu_path) {
+		log_line("lab: %s: not found: apt-get install qemu-system-x86", LAB_QEMU);
 		return 1;
 	}
 	return 0;
@@ -237,13 +223,17 @@ static void qemu_arguments(struct lab *l, struct list *q)
 {
 	char *build = xasprintf("%.*s", (int)(strrchr(l->dir, '/') - l->dir), l->dir);
 	char *root_dev = fsdev("root", "/", ",readonly=on"), *build_dev = fsdev("build", build, "");
+	int bin = (int)(strrchr(l->qemu_path, '/') - l->qemu_path);
 	char *line = xasprintf("console=ttyS0 quiet panic=-1 mitigations=off no_timer_check "
 			       "cryptomgr.notests tsc=reliable clocksource=tsc");
 
 	line = cmdline_add(line, "LAB_DIR", l->dir);
 	line = cmdline_add(line, "LAB_AGENT", l->agent);
 	line = cmdline_add(line, "LAB_CWD", l->cwd);
-	add(q, QEMU, NULL);
+	add(q, LAB_QEMU, NULL);
+	/* The mended copy does not find these by itself: it is not where QEMU is. */
+	add(q, "-L", "%.*s/../share/qemu", bin, l->qemu_path);
+	add(q, "-L", "%.*s/../share/seabios", bin, l->qemu_path);
 	add(q, "-name", "vmbeam-lab");
 	add(q, "-nodefaults", NULL);
 	add(q, "-no-user-config", NULL);
@@ -275,7 +265,8 @@ static void qemu_arguments(struct lab *l, struct list *q)
 	free(line);
 }
 
-static void __attribute__((noreturn)) qemu_exec(struct lab *l, struct list *q, pid_t parent)
+static void __attribute__((noreturn))
+qemu_exec(struct lab *l, struct list *q, int mended, pid_t parent)
 {
 	sigset_t none;
 	int null = open("/dev/null", O_RDWR);
@@ -292,8 +283,12 @@ static void __attribute__((noreturn)) qemu_exec(struct lab *l, struct list *q, p
 	fcntl(l->console, F_SETFD, 0);
 	for (int p = 0; p < LAB_PORTS; p++)
 		fcntl(l->theirs[p], F_SETFD, 0);
-	execvp(q->arg[0], (char **)(uintptr_t)q->arg);
-	log_line("%s: %s", q->arg[0], strerror(errno));
+	if (mended >= 0) {
+		setenv("QEMU_MODULE_DIR", "/usr/lib/x86_64-linux-gnu/qemu", 0);
+		fexecve(mended, (char **)(uintptr_t)q->arg, environ);
+	}
+	execv(l->qemu_path, (char **)(uintptr_t)q->arg);
+	log_line("%s: %s", l->qemu_path, strerror(errno));
 	_exit(1);
 }
 
@@ -302,6 +297,7 @@ static int qemu_start(struct lab *l)
 	struct list q = {.n = 0};
 	pid_t parent = getpid();
 	sigset_t set;
+	int mended;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
@@ -332,18 +328,24 @@ static int qemu_start(struct lab *l)
 			goto fail;
 	}
 	qemu_arguments(l, &q);
+	mended = lab_qemu_mended(l->qemu_path);
+	if (mended < 0)
+		log_line("lab: warning: %s is not a QEMU that can be mended: busy guests may break "
+			 "down",
+			 l->qemu_path);
 	l->qemu = fork();
 	if (l->qemu < 0)
 		goto fail;
 	if (!l->qemu)
-		qemu_exec(l, &q, parent);
+		qemu_exec(l, &q, mended, parent);
+	close_fd(&mended);
 	for (size_t i = 0; i < q.n; i++)
 		free(q.owned[i]);
 	for (int p = 0; p < LAB_PORTS; p++)
 		close_fd(&l->theirs[p]);
 	return 0;
 fail:
-	log_line("lab: starting %s: %s", QEMU, strerror(errno));
+	log_line("lab: starting %s: %s", l->qemu_path, strerror(errno));
 	return 1;
 }
 

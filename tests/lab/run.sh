@@ -32,6 +32,9 @@ for name; do
 		grep '^=' "$T.log"
 	else
 		tail -n 60 "$T.log" | sed 's/^/    /'
+		for l in "$T"/*.log; do
+			[ -f "$l" ] && grep -av '^tick ' "$l" | tail -n 25 | sed "s|^|    $(basename "$l"): |"
+		done
 		for l in /run/vmbeam/*/log; do
 			[ -f "$l" ] && tail -n 5 "$l" | sed "s|^|    $l: |"
 		done
