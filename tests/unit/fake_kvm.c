@@ -119,11 +119,16 @@ struct fake_machine *fake_machine(int vm_fd)
 	return &machines[fds[vm_fd].machine];
 }
 
+uint8_t *fake_ram(int fd)
+{
+	return fake_machine(fd)->ram;
+}
+
 void fake_machine_fill(struct fake_machine *m, uint64_t seed)
 {
 	uint8_t *p = (uint8_t *)m;
 
-	for (size_t i = 0; i < sizeof(*m); i++) {
+	for (size_t i = 0; i < offsetof(struct fake_machine, ram); i++) {
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
 		p[i] = (uint8_t)(seed >> 56);
 	}
@@ -270,11 +275,17 @@ static int vm_ioctl(int fd, unsigned long request, void *arg)
 	case KVM_SET_CLOCK:
 		m->clock = ((struct kvm_clock_data *)arg)->clock;
 		return 0;
+	case KVM_SET_USER_MEMORY_REGION: {
+		struct kvm_userspace_memory_region *r = arg;
+
+		if (r->slot == SLOT_LOW_RAM)
+			m->ram = (uint8_t *)(uintptr_t)r->userspace_addr;
+		return 0;
+	}
 	case KVM_SET_TSS_ADDR:
 	case KVM_SET_IDENTITY_MAP_ADDR:
 	case KVM_CREATE_IRQCHIP:
 	case KVM_CREATE_PIT2:
-	case KVM_SET_USER_MEMORY_REGION:
 	case KVM_IRQFD:
 		return 0;
 	}

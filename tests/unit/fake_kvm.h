@@ -29,6 +29,7 @@ struct fake_machine {
 	struct kvm_irqchip chip[3];
 	struct kvm_pit_state2 pit2;
 	uint64_t clock;
+	uint8_t *ram;
 };
 
 struct fake_kvm {
@@ -64,6 +65,8 @@ extern char last_log[600];
 
 /* The state behind a VM's descriptor. */
 struct fake_machine *fake_machine(int vm_fd);
+/* Where guest RAM's first byte lies. */
+uint8_t *fake_ram(int fd);
 /* Fills all of it with bytes that depend on seed. */
 void fake_machine_fill(struct fake_machine *m, uint64_t seed);
 
