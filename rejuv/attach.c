@@ -246,7 +246,7 @@ int attach_console(const char *vm, bool hvc)
 
 	a.console = open_console(vm, hvc, &e);
 	if (a.console < 0)
-		return cli_fail("%s", e.text);
+		return cli_fail("%s: %s", vm, e.text);
 	a.waiter = send_wait(vm, &e);
 	attach(&a);
 	return a.crashed ? cli_fail("%s: %s", vm, a.reason) : EXIT_OK;

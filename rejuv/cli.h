@@ -18,6 +18,10 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a wrong call; returns EXIT_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
+struct error;
+int cli_acted(const char *vm, bool json, const struct error *e);
+
 int run_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);

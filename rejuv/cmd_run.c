@@ -19,7 +19,7 @@ struct run_options {
 	Vmb__DiskConfig disks[VM_MAX_DISKS], *disk_ptrs[VM_MAX_DISKS];
 	Vmb__NetConfig nets[VM_MAX_NETS], *net_ptrs[VM_MAX_NETS];
 	char *modules[VM_MAX_MODULES];
-	bool detach, attach, paused;
+	bool detach, attach, paused, json;
 	char *memory; /* of strings made here; freed at the end of the process */
 };
 
@@ -121,7 +121,7 @@ static int set_serial(struct run_options *o, const char *arg)
 }
 
 enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_DISK, OPT_NET,
-       OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_IN,
+       OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_JSON, OPT_IN,
        OPT_VIRTIO_CONSOLE };
 
 static const struct option options[] = {
@@ -138,6 +138,7 @@ static const struct option options[] = {
 	{"module", required_argument, NULL, OPT_MODULE},
 	{"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
 	{"paused", no_argument, NULL, OPT_PAUSED},
+	{"json", no_argument, NULL, OPT_JSON},
 	{"virtio-console", no_argument, NULL, OPT_VIRTIO_CONSOLE},
 	{"in", required_argument, NULL, OPT_IN},
 	{NULL, 0, NULL, 0},
@@ -186,6 +187,9 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 		return 0;
 	case OPT_DEBUG_EXIT:
 		o->config.debug_exit = true;
+		return 0;
+	case OPT_JSON:
+		o->json = true;
 		return 0;
 	case OPT_PAUSED:
 		o->paused = true;
@@ -294,11 +298,11 @@ int run_main(int argc, char **argv)
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
 	if (check_memory(o.config.memory, &e) || start(&o, &console, &e)) {
-		cli_fail("%s: %s", o.config.name, e.text);
+		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
 	}
 	if (o.detach)
-		return EXIT_OK;
+		return cli_acted(o.config.name, o.json, NULL);
 	status = attach_until_end(o.config.name, console, &crashed);
 	if (crashed)
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;

@@ -99,7 +99,7 @@ static int get_info(const char *name, Vmb__Reply **reply, struct error *e)
 	close(fd);
 	if (!r && (*reply)->kind_case != VMB__REPLY__KIND_INFO) {
 		vmb__reply__free_unpacked(*reply, NULL);
-		return error_set(e, "%s: its process made no sense", name);
+		return error_set(e, "its process made no sense");
 	}
 	return r;
 }
@@ -144,7 +144,7 @@ int info_main(int argc, char **argv)
 	if (r)
 		return r;
 	if (get_info(a.name, &reply, &e))
-		return cli_fail("%s", e.text);
+		return cli_fail("%s: %s", a.name, e.text);
 	i = reply->info;
 	if (a.json) {
 		print_json(info_json(i));
@@ -175,6 +175,7 @@ static void list_one(const char *name, json_t *array)
 	struct error e;
 	char reason[64];
 	int status;
+	bool dead;
 
 	if (!get_info(name, &reply, &e)) {
 		const Vmb__InfoReply *i = reply->info;
@@ -189,12 +190,15 @@ static void list_one(const char *name, json_t *array)
 	}
 	if (runtime_exit_record(name, reason, &status) && runtime_clear(name, 0))
 		return; /* it had ended and nobody was there to clear up */
+	dead = !runtime_is_held(name);
 	if (array)
-		json_array_append_new(array, json_pack("{s:s, s:s, s:s}", "vm", name, "state", "dead",
-						       "detail", e.text));
-	else
+		json_array_append_new(array, json_pack("{s:s, s:s, s:s}", "vm", name, "state",
+						       dead ? "dead" : "silent", "detail", e.text));
+	else if (dead)
 		printf("%-20s %-9s its process died; 'vmbeam stop %s' clears it away\n", name, "dead",
 		       name);
+	else
+		printf("%-20s %-9s %s\n", name, "silent", e.text);
 }
 
 int list_main(int argc, char **argv)
@@ -233,10 +237,10 @@ static int simple(int argc, char **argv, Vmb__Request__KindCase kind)
 		return r;
 	fd = vmm_connect(a.name, &e);
 	if (fd < 0)
-		return cli_fail("%s", e.text);
+		return cli_acted(a.name, a.json, &e);
 	r = vmm_simple_request(fd, kind, NULL, NULL, ANSWER_MS, &e);
 	close(fd);
-	return r ? cli_fail("%s: %s", a.name, e.text) : EXIT_OK;
+	return cli_acted(a.name, a.json, r ? &e : NULL);
 }
 
 int pause_main(int argc, char **argv)
@@ -304,16 +308,19 @@ int stop_main(int argc, char **argv)
 	dir = runtime_path(a.name, "lock");
 	r = access(dir, F_OK);
 	free(dir);
-	if (r)
-		return cli_fail("%s: no such VM is running", a.name);
+	if (r) {
+		error_set(&e, "no such VM is running");
+		return cli_acted(a.name, a.json, &e);
+	}
 	if (runtime_clear(a.name, 0))
-		return EXIT_OK; /* nobody held it: only files were left */
+		return cli_acted(a.name, a.json, NULL); /* nobody held it: only files were left */
 	if (stop(a.name, a.force, a.timeout_s, &e))
-		return cli_fail("%s: %s", a.name, e.text);
+		return cli_acted(a.name, a.json, &e);
 	/* `run` clears up where it is attached; doing it twice does no harm. */
-	if (!runtime_clear(a.name, ANSWER_MS))
-		return cli_fail("%s: it has ended, but a process of its is still there", a.name);
-	return EXIT_OK;
+	if (runtime_clear(a.name, ANSWER_MS))
+		return cli_acted(a.name, a.json, NULL);
+	error_set(&e, "it has ended, but a process of its is still there");
+	return cli_acted(a.name, a.json, &e);
 }
 
 /* SIZE is what the guest should give back in all; 0 gives everything back to it. */
@@ -334,12 +341,12 @@ int balloon_main(int argc, char **argv)
 		return status;
 	fd = vmm_connect(a.name, &e);
 	if (fd < 0)
-		return cli_fail("%s", e.text);
+		return cli_acted(a.name, a.json, &e);
 	r.kind_case = VMB__REQUEST__KIND_BALLOON;
 	r.balloon = &balloon;
 	status = vmm_request(fd, &r, NULL, 0, NULL, NULL, ANSWER_MS, &e);
 	close(fd);
-	return status ? cli_fail("%s: %s", a.name, e.text) : EXIT_OK;
+	return cli_acted(a.name, a.json, status ? &e : NULL);
 }
 
 int dump_main(int argc, char **argv)
@@ -356,20 +363,19 @@ int dump_main(int argc, char **argv)
 		return cli_usage("dump: --out FILE is missing");
 	fd = vmm_connect(a.name, &e);
 	if (fd < 0)
-		return cli_fail("%s", e.text);
+		return cli_acted(a.name, a.json, &e);
 	file = open(a.out, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (file < 0) {
+		error_set_errno(&e, "%s", a.out);
 		close(fd);
-		return cli_fail("%s: %s", a.out, strerror(errno));
+		return cli_acted(a.name, a.json, &e);
 	}
 	r.kind_case = VMB__REQUEST__KIND_DUMP;
 	r.dump = &empty;
 	status = vmm_request(fd, &r, &file, 1, NULL, NULL, DUMP_MS, &e);
 	close(fd);
 	close(file);
-	if (status) {
+	if (status)
 		unlink(a.out);
-		return cli_fail("%s: %s", a.name, e.text);
-	}
-	return EXIT_OK;
+	return cli_acted(a.name, a.json, status ? &e : NULL);
 }

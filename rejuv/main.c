@@ -3,6 +3,7 @@
 #include "nested/lab.h"
 #include "vmm/base.h"
 
+#include <jansson.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,18 +16,18 @@ static const struct command {
 	{"run", run_main,
 	 "run NAME --kernel F [--initrd F] [--append S] [--memory 512M] [--cpus N] [--disk F[,ro]]...\n"
 	 "             [--net tap=IFNAME[,mac=M]]... [--serial stdio|FILE|socket] [--hugepages]\n"
-	 "             [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach]"},
+	 "             [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach [--json]]"},
 	{"list", list_main, "list [--json]"},
 	{"info", info_main, "info NAME [--json]"},
 	{"console", console_main, "console NAME [--hvc]"},
-	{"pause", pause_main, "pause NAME"},
-	{"resume", resume_main, "resume NAME"},
-	{"stop", stop_main, "stop NAME [--force] [--timeout S]"},
-	{"balloon", balloon_main, "balloon NAME SIZE"},
-	{"dump", dump_main, "dump NAME --out FILE"},
+	{"pause", pause_main, "pause NAME [--json]"},
+	{"resume", resume_main, "resume NAME [--json]"},
+	{"stop", stop_main, "stop NAME [--force] [--timeout S] [--json]"},
+	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
+	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
 	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json]"},
-	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--emulate] [-- COMMAND...]"},
+	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 
 int cli_fail(const char *fmt, ...)
@@ -51,6 +52,19 @@ int cli_usage(const char *fmt, ...)
 	va_end(ap);
 	fputs(" (see 'vmbeam help')\n", stderr);
 	return EXIT_USAGE;
+}
+
+int cli_acted(const char *vm, bool json, const struct error *e)
+{
+	if (json) {
+		json_t *j = json_pack("{s:s, s:s, s:s*}", "vm", vm, "outcome",
+				      e ? "failed" : "completed", "error", e ? e->text : NULL);
+
+		json_dumpf(j, stdout, JSON_INDENT(2));
+		putchar('\n');
+		json_decref(j);
+	}
+	return e ? cli_fail("%s: %s", vm, e->text) : EXIT_OK;
 }
 
 static void print_help(FILE *out)

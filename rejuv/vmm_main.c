@@ -110,14 +110,14 @@ out:
 	return vm;
 }
 
-static void reply_ready(int link)
+static int reply_ready(int link)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 
 	reply.kind_case = VMB__REPLY__KIND_READY;
 	reply.ready = &empty;
-	wire_send(link, &reply.base, NULL, 0, NULL);
+	return wire_send(link, &reply.base, NULL, 0, NULL);
 }
 
 static int run(struct vm *vm, struct handover_source *source)
@@ -161,8 +161,10 @@ int vmm_process(void)
 		vm_lock(vm);
 		if (!vm_user_paused(vm))
 			vm_resume(vm);
+		/* Whoever started it was interrupted: then it is not wanted. */
+		if (reply_ready(VMM_LINK_FD))
+			vm_stop(vm);
 		vm_unlock(vm);
-		reply_ready(VMM_LINK_FD);
 		break;
 	case VMB__REQUEST__KIND_INCOMING:
 		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, redirect_log,

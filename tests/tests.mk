@@ -14,8 +14,8 @@ check-lab: build lab-kernel guest-beat guest-debian guest-tools  ## the KVM test
 	$(Q)tests/lab/check.sh $(TESTS)
 
 .PHONY: check-long
-check-long: build lab-kernel guest-beat guest-tools  ## 200 handovers, and size against time (half an hour)
-	$(Q)HANDOVERS=200 TEST_TIMEOUT=3000 tests/lab/check.sh handover stream size
+check-long: build lab-kernel guest-beat guest-tools  ## 200 handovers, size against time, every kill (half an hour)
+	$(Q)HANDOVERS=200 KILL_ALL=1 TEST_TIMEOUT=3000 tests/lab/check.sh handover stream size kill
 
 # ---- unit tests: the project's objects on a fake KVM (tests/unit/fake_kvm.c)
 

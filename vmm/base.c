@@ -2,9 +2,13 @@
 #include "vmm/base.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define LOG_BURST       100ull
+#define LOG_INTERVAL_NS 1000000000ull
 
 static void error_format(struct error *e, const char *fmt, va_list ap)
 {
@@ -44,12 +48,40 @@ int error_set_errno(struct error *e, const char *fmt, ...)
 	return -1;
 }
 
+/* A burst of LOG_BURST lines, then one a second: what a guest can cause must not fill a disk.  Returns
+ * how many were left out before this one, -1 for one that is to be left out. */
+static int log_admit(void)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static uint64_t credit_ns = LOG_BURST * LOG_INTERVAL_NS, last_ns;
+	static int dropped;
+	uint64_t now = clock_ns();
+	int r = -1;
+
+	pthread_mutex_lock(&lock);
+	credit_ns = MIN(credit_ns + (last_ns ? now - last_ns : 0), LOG_BURST * LOG_INTERVAL_NS);
+	last_ns = now;
+	if (credit_ns >= LOG_INTERVAL_NS) {
+		credit_ns -= LOG_INTERVAL_NS;
+		r = dropped;
+		dropped = 0;
+	} else {
+		dropped++;
+	}
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
 void log_line(const char *fmt, ...)
 {
 	char line[600];
 	va_list ap;
-	int n;
+	int n, dropped = log_admit();
 
+	if (dropped < 0)
+		return;
+	if (dropped)
+		dprintf(STDERR_FILENO, "vmbeam: (%d lines left out)\n", dropped);
 	va_start(ap, fmt);
 	n = vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);

@@ -104,6 +104,17 @@ bool runtime_clear(const char *vm, int wait_ms)
 	return true;
 }
 
+bool runtime_is_held(const char *vm)
+{
+	char *path = runtime_path(vm, "lock");
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK;
+
+	close_fd(&fd);
+	free(path);
+	return held;
+}
+
 bool runtime_exit_record(const char *vm, char reason[64], int *status)
 {
 	char *path = runtime_path(vm, "exit"), text[128] = "";
@@ -123,7 +134,7 @@ int vmm_connect(const char *vm, struct error *e)
 	int fd = wire_connect(path, e);
 
 	if (fd < 0 && (errno == ENOENT || errno == ECONNREFUSED))
-		error_set(e, "%s: no such VM is running", vm);
+		error_set(e, "no such VM is running");
 	free(path);
 	return fd;
 }

@@ -23,6 +23,8 @@ int runtime_claim(const char *vm, struct error *e);
 /* Removes the VM's folder once nobody holds its lock, for which it waits at most wait_ms; false if
  * somebody still does. */
 bool runtime_clear(const char *vm, int wait_ms);
+/* Does a process of this VM's live? */
+bool runtime_is_held(const char *vm);
 /* Removes the VM's folder; the caller holds its lock. */
 void runtime_remove(const char *vm);
 /* Reads the exit record: true and the parts if the VM has ended. */

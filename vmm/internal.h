@@ -477,6 +477,8 @@ struct vm {
 	unsigned int nvcpus;
 	bool running;     /* vCPUs may be in KVM_RUN */
 	bool user_paused; /* by request */
+	bool (*may_run)(void *ctx); /* NULL: yes */
+	void *may_run_ctx;
 	bool backends_stopped; /* around a capture, and before the first run */
 	struct control *control; /* to be told of a crash; NULL before it serves */
 	bool reset_wanted;

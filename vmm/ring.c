@@ -160,9 +160,10 @@ void ring_submit(struct ring *r)
 {
 	if (!r->dirty)
 		return;
-	r->dirty = false;
-	if (io_uring_submit(&r->uring) < 0)
-		r->dirty = true; /* EAGAIN, EBUSY: again with the next completion */
+	while (io_uring_submit(&r->uring) > 0 && io_uring_sq_ready(&r->uring))
+		;
+	/* EAGAIN, EBUSY: the rest again with the next completion */
+	r->dirty = io_uring_sq_ready(&r->uring);
 }
 
 void ring_wait(struct ring *r, int timeout_ms)

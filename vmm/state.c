@@ -180,9 +180,19 @@ void vm_resume(struct vm *vm)
 {
 	if (vm->crash[0] || vm->end != VM_END_NONE)
 		return;
+	if (vm->may_run && !vm->may_run(vm->may_run_ctx)) {
+		log_line("%s: does not run here: another process has it", vm->config->name);
+		return;
+	}
 	if (vm->backends_stopped)
 		start_backends(vm);
 	vcpus_resume(vm);
+}
+
+void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx)
+{
+	vm->may_run = may_run;
+	vm->may_run_ctx = ctx;
 }
 
 /* ---- capture and restore */

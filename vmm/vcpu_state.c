@@ -160,12 +160,13 @@ Vmb__VcpuState *vcpu_state_get(struct vcpu *v, struct error *e)
 	Vmb__VcpuState *s = xcalloc(1, sizeof(*s));
 
 	vmb__vcpu_state__init(s);
-	/* MP state first: KVM settles a pending INIT or SIPI when asked for it. */
-	if (GET(mp_state, KVM_GET_MP_STATE, kvm_mp_state) || GET(regs, KVM_GET_REGS, kvm_regs) ||
+	/* MP state first: KVM settles a pending INIT or SIPI when asked for it.  Then the events: KVM may
+	 * put a pending exception's address into CR2 or DR6 for this. */
+	if (GET(mp_state, KVM_GET_MP_STATE, kvm_mp_state) ||
+	    GET(events, KVM_GET_VCPU_EVENTS, kvm_vcpu_events) || GET(regs, KVM_GET_REGS, kvm_regs) ||
 	    GET(sregs, KVM_GET_SREGS, kvm_sregs) || get_nested(v, s, e) ||
 	    GET(debugregs, KVM_GET_DEBUGREGS, kvm_debugregs) ||
 	    GET(lapic, KVM_GET_LAPIC, kvm_lapic_state) ||
-	    GET(events, KVM_GET_VCPU_EVENTS, kvm_vcpu_events) ||
 	    (caps->xcrs && GET(xcrs, KVM_GET_XCRS, kvm_xcrs)) ||
 	    get_blob(v, caps->xsave_size > (int)sizeof(struct kvm_xsave) ? KVM_GET_XSAVE2 : KVM_GET_XSAVE,
 		     "KVM_GET_XSAVE", (size_t)caps->xsave_size, &s->xsave, e) ||

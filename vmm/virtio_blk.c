@@ -22,8 +22,11 @@
 
 enum {
 	SECTOR = 512,
+	LOCK_TRIES = 20,
+	LOCK_INTERVAL_US = 50000,
 	SEG_MAX = VIRTQ_MAX_IOV - 2,
 	MAX_REQUEST = 8 << 20, /* bytes; Linux stays far below */
+	MAX_BOUNCED = 16 << 20, /* bytes a disk, in requests under way that O_DIRECT cannot take as they are */
 	BATCH = VIRTQ_MAX_SIZE, /* requests before other devices get their turn */
 	ID_LEN = VIRTIO_BLK_ID_BYTES,
 };
@@ -35,6 +38,7 @@ struct disk {
 	uint32_t align; /* O_DIRECT's, 1 without */
 	bool read_only;
 	unsigned int inflight;
+	size_t bounced; /* bytes */
 	struct request *free;
 };
 
@@ -58,6 +62,19 @@ static struct disk *to_disk(struct virtio_device *d)
 
 /* ---- opening */
 
+/* A VMM that was killed holds its locks until the kernel has taken its io_uring down: some patience. */
+static int lock_disk(int fd, const struct flock *lock)
+{
+	int tries = LOCK_TRIES;
+
+	while (fcntl(fd, F_OFD_SETLK, lock)) {
+		if ((errno != EAGAIN && errno != EACCES) || !tries--)
+			return -1;
+		usleep(LOCK_INTERVAL_US);
+	}
+	return 0;
+}
+
 int disk_open(const char *path, bool read_only, struct error *e)
 {
 	struct flock lock = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
@@ -71,7 +88,7 @@ int disk_open(const char *path, bool read_only, struct error *e)
 		return error_set_errno(e, "%s", path);
 	if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
 		error_set(e, "%s: neither a file nor a block device", path);
-	} else if (fcntl(fd, F_OFD_SETLK, &lock) == 0) {
+	} else if (lock_disk(fd, &lock) == 0) {
 		return fd;
 	} else if (errno == EAGAIN || errno == EACCES) {
 		error_set(e, "%s: locked by another VM", path);
@@ -132,6 +149,8 @@ static struct request *take_request(struct disk *k)
 
 static void give_back(struct request *r)
 {
+	if (r->bounce)
+		r->disk->bounced -= r->len;
 	free(r->bounce);
 	r->bounce = NULL;
 	r->next = r->disk->free;
@@ -160,16 +179,19 @@ static void on_done(struct ring_request *ring, int res)
 	struct request *r = (struct request *)ring;
 	struct disk *k = r->disk;
 	bool ok = res >= 0 && (size_t)res == r->len;
+	uint8_t failed = VIRTIO_BLK_S_IOERR;
 
 	if (r->type == VIRTIO_BLK_T_FLUSH || r->type == VIRTIO_BLK_T_DISCARD ||
 	    r->type == VIRTIO_BLK_T_WRITE_ZEROES)
 		ok = res == 0;
 	if (r->type == VIRTIO_BLK_T_DISCARD && res == -EOPNOTSUPP)
 		ok = true; /* a hint; the disk keeps its data */
+	if (r->type == VIRTIO_BLK_T_WRITE_ZEROES && res == -EOPNOTSUPP)
+		failed = VIRTIO_BLK_S_UNSUPP; /* the guest writes the zeroes itself */
 	if (ok && r->bounce && r->to_guest)
 		iov_write(r->chain.iov + r->chain.nout, r->chain.nin, 0, r->bounce, r->len);
 	k->inflight--;
-	finish(r, ok ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
+	finish(r, ok ? VIRTIO_BLK_S_OK : failed);
 	virtio_quiesced(&k->virtio);
 }
 
@@ -205,10 +227,13 @@ static int start_rw(struct request *r, uint64_t sector)
 		n = iov_slice(r->iov, VIRTQ_MAX_IOV, c->iov, c->nout,
 			      sizeof(struct virtio_blk_outhdr), r->len);
 	if (!is_aligned(r->iov, n, k->align)) {
+		if (k->bounced && k->bounced + r->len > MAX_BOUNCED)
+			return -2;
 		if (posix_memalign((void **)&r->bounce, MAX(k->align, 512u), r->len)) {
 			r->bounce = NULL;
 			return VIRTIO_BLK_S_IOERR;
 		}
+		k->bounced += r->len;
 		if (!in)
 			iov_read(r->iov, n, 0, r->bounce, r->len);
 		r->bounce_iov = (struct iovec){r->bounce, r->len};

@@ -10,6 +10,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum {
@@ -212,6 +213,7 @@ static int create_devices(struct vm *vm, struct error *e)
 struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct error *e)
 {
 	struct vm *vm = xcalloc(1, sizeof(*vm));
+	struct stat lock;
 
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_cond_init(&vm->vcpus_wake, NULL);
@@ -219,7 +221,8 @@ struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct
 	vm->files = *files;
 	vm->kvm = vm->fd = vm->wake = vm->memory.fd = -1;
 	vm->created_ns = clock_ns();
-	vm->owner_uid = geteuid();
+	/* Who started the VM, not who moved it here last. */
+	vm->owner_uid = files->lock >= 0 && !fstat(files->lock, &lock) ? lock.st_uid : geteuid();
 	vm->config = config_copy(config);
 	if (vm_config_validate(vm->config, e) || open_kvm(vm, e) || create_irqchip(vm, e) ||
 	    choose_cpu_model(vm, e) || kvm_caps_read(vm, e) || create_memory(vm, e) ||

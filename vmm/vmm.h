@@ -82,8 +82,10 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
 size_t vm_console_clients(struct vm *vm, int *fds, size_t max);
 void vm_add_console_client(struct vm *vm, int fd);
 
-/* Starts the vCPUs.  Locked. */
+/* Starts the vCPUs, if may_run() (below) agrees.  Locked. */
 void vm_resume(struct vm *vm);
+/* Asked each time before vCPUs are let into the guest: does this process have the VM? */
+void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx);
 /* Returns when no vCPU is in the guest and each has completed its pending port or memory access.
  * Locked; gives the lock up while it waits. */
 void vm_pause(struct vm *vm);

@@ -389,6 +389,9 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 			goto out; /* (then the source has kept it) */
 		d.source.dead = true;
 	}
+	/* A source that has left is as good as dead: it may only be slow to end. */
+	if (d.source.result && d.source.result->completed)
+		d.source.dead = true;
 	if (d.source.dead && d.destination.dead && recover(&d)) {
 		result = -1;
 		goto out;

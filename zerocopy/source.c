@@ -48,6 +48,14 @@ void handover_source_set_instance(struct handover_source *s, uint16_t instance)
 	s->instance = instance;
 }
 
+static bool may_run(void *ctx)
+{
+	const struct handover_source *s = ctx;
+	struct owner_view v = owner_read(s->owner);
+
+	return v.owner == s->instance && v.started;
+}
+
 void handover_source_attach(struct handover_source *s, struct vm *vm, struct control *control)
 {
 	struct error e;
@@ -57,6 +65,8 @@ void handover_source_attach(struct handover_source *s, struct vm *vm, struct con
 	s->owner = owner_map(vm_get_files(vm)->owner, &e);
 	if (!s->owner)
 		log_line("%s: cannot be moved: %s", vm_config(vm)->name, e.text);
+	else
+		vm_set_may_run(vm, may_run, s);
 }
 
 static void end_handover(struct handover_source *s, bool moved)
