@@ -2,6 +2,8 @@
 #ifndef REJUV_CLI_H
 #define REJUV_CLI_H
 
+#include "proto/vmbeam.pb-c.h"
+
 #include <stdbool.h>
 
 /* Exit statuses of the command line (DESIGN: 0 only on success). */
@@ -21,6 +23,9 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
 struct error;
 int cli_acted(const char *vm, bool json, const struct error *e);
+
+/* A request without more than its kind; as cli_acted(). */
+int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind);
 
 int run_main(int argc, char **argv);
 int list_main(int argc, char **argv);

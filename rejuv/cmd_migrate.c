@@ -12,7 +12,7 @@ enum { DEFAULT_DRAIN_S = 10 };
 
 struct migrate_args {
 	const char *vm, *to;
-	bool json;
+	bool json, cancel;
 	struct handover_options o;
 };
 
@@ -22,7 +22,7 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		{"to", required_argument, NULL, 't'},	  {"json", no_argument, NULL, 'j'},
 		{"dry-run", no_argument, NULL, 'd'},	  {"no-warm", no_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 's'}, {"mode", required_argument, NULL, 'm'},
-		{NULL, 0, NULL, 0},
+		{"cancel", no_argument, NULL, 'c'},	  {NULL, 0, NULL, 0},
 	};
 	uint64_t seconds = DEFAULT_DRAIN_S;
 	struct error e;
@@ -36,6 +36,9 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		switch (opt) {
 		case 't':
 			a->to = optarg;
+			break;
+		case 'c':
+			a->cancel = true;
 			break;
 		case 'j':
 			a->json = true;
@@ -61,6 +64,8 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 	if (optind + 1 != argc)
 		return cli_usage("migrate: one VM's name is expected");
 	a->vm = argv[optind];
+	if (a->cancel)
+		return 0;
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
 	if (strcmp(a->to, "fresh"))
@@ -91,8 +96,10 @@ static void print_json(const struct migrate_args *a, const struct handover_repor
 		json_object_set_new(j, "downtime_ns", json_null());
 	if (result)
 		json_object_set_new(j, "failed_phase", json_string(r->phase));
-	if (a->o.dry_run)
+	if (a->o.dry_run) {
+		json_object_set_new(j, "dry_run", json_true());
 		json_object_set(j, "blockers", blockers);
+	}
 	json_decref(blockers);
 	json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
 	putchar('\n');
@@ -112,6 +119,8 @@ int migrate_main(int argc, char **argv)
 
 	if (result)
 		return result;
+	if (a.cancel)
+		return vm_simple(a.vm, a.json, VMB__REQUEST__KIND_CANCEL);
 	result = handover_drive(a.vm, &a.o, &r);
 	if (a.json)
 		print_json(&a, &r, result);

@@ -227,20 +227,24 @@ int list_main(int argc, char **argv)
 	return EXIT_OK;
 }
 
+int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind)
+{
+	struct error e;
+	int fd = vmm_connect(name, &e), r;
+
+	if (fd < 0)
+		return cli_acted(name, json, &e);
+	r = vmm_simple_request(fd, kind, NULL, NULL, ANSWER_MS, &e);
+	close(fd);
+	return cli_acted(name, json, r ? &e : NULL);
+}
+
 static int simple(int argc, char **argv, Vmb__Request__KindCase kind)
 {
 	struct args a;
-	struct error e;
-	int r = parse_args(argc, argv, true, &a), fd;
+	int r = parse_args(argc, argv, true, &a);
 
-	if (r)
-		return r;
-	fd = vmm_connect(a.name, &e);
-	if (fd < 0)
-		return cli_acted(a.name, a.json, &e);
-	r = vmm_simple_request(fd, kind, NULL, NULL, ANSWER_MS, &e);
-	close(fd);
-	return cli_acted(a.name, a.json, r ? &e : NULL);
+	return r ? r : vm_simple(a.name, a.json, kind);
 }
 
 int pause_main(int argc, char **argv)

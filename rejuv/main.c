@@ -26,7 +26,7 @@ static const struct command {
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
-	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json]"},
+	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 

@@ -110,16 +110,6 @@ out:
 	return vm;
 }
 
-static int reply_ready(int link)
-{
-	Vmb__Reply reply = VMB__REPLY__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
-
-	reply.kind_case = VMB__REPLY__KIND_READY;
-	reply.ready = &empty;
-	return wire_send(link, &reply.base, NULL, 0, NULL);
-}
-
 static int run(struct vm *vm, struct handover_source *source)
 {
 	struct control *control;
@@ -162,7 +152,7 @@ int vmm_process(void)
 		if (!vm_user_paused(vm))
 			vm_resume(vm);
 		/* Whoever started it was interrupted: then it is not wanted. */
-		if (reply_ready(VMM_LINK_FD))
+		if (control_reply_ready(VMM_LINK_FD, NULL, 0))
 			vm_stop(vm);
 		vm_unlock(vm);
 		break;

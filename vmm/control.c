@@ -60,14 +60,14 @@ static void end_session(struct session *s)
 	close(fd);
 }
 
-static void reply_ready(struct session *s, const int *fds, size_t n)
+int control_reply_ready(int fd, const int *fds, size_t n)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 
 	reply.kind_case = VMB__REPLY__KIND_READY;
 	reply.ready = &empty;
-	wire_send(s->fd, &reply.base, fds, n, NULL);
+	return wire_send(fd, &reply.base, fds, n, NULL);
 }
 
 static void reply_info(struct session *s)
@@ -109,7 +109,7 @@ static void do_pause(struct session *s, bool pause)
 		vm_pause(vm);
 	else
 		vm_resume(vm);
-	reply_ready(s, NULL, 0);
+	control_reply_ready(s->fd, NULL, 0);
 }
 
 static void do_stop(struct session *s, bool force)
@@ -120,7 +120,7 @@ static void do_stop(struct session *s, bool force)
 		vm_stop(vm);
 	else
 		vm_power_button(vm);
-	reply_ready(s, NULL, 0);
+	control_reply_ready(s->fd, NULL, 0);
 }
 
 static void do_dump(struct session *s, struct wire_fds *fds)
@@ -133,7 +133,7 @@ static void do_dump(struct session *s, struct wire_fds *fds)
 	else if (vm_dump(s->control->vm, fd, &e))
 		control_reply_error(s->fd, "dump: %s", e.text);
 	else
-		reply_ready(s, NULL, 0);
+		control_reply_ready(s->fd, NULL, 0);
 	close_fd(&fd);
 }
 
@@ -150,7 +150,7 @@ static void do_console(struct session *s, struct console *console)
 		return;
 	}
 	console_add_client(console, pair[0]);
-	reply_ready(s, &pair[1], 1);
+	control_reply_ready(s->fd, &pair[1], 1);
 	close(pair[1]);
 }
 
@@ -161,7 +161,7 @@ static void do_balloon(struct session *s, uint64_t bytes)
 	if (balloon_set_target(s->control->vm, bytes, &e))
 		control_reply_error(s->fd, "balloon: %s", e.text);
 	else
-		reply_ready(s, NULL, 0);
+		control_reply_ready(s->fd, NULL, 0);
 }
 
 /* While the VM is being moved its state must not change under the handover. */
@@ -172,14 +172,18 @@ static bool refused_while_moving(struct session *s, const Vmb__Request *r)
 	switch (r->kind_case) {
 	case VMB__REQUEST__KIND_PAUSE:
 	case VMB__REQUEST__KIND_RESUME:
-	case VMB__REQUEST__KIND_STOP:
 	case VMB__REQUEST__KIND_HANDOVER:
 	case VMB__REQUEST__KIND_BALLOON:
-		control_reply_error(s->fd, "it is being moved");
-		return true;
+		break;
+	case VMB__REQUEST__KIND_STOP:
+		if (r->stop->force)
+			return false;
+		break;
 	default:
 		return false;
 	}
+	control_reply_error(s->fd, "it is being moved");
+	return true;
 }
 
 static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *fds)

@@ -156,6 +156,8 @@ void control_crashed(struct control *c);
 /* Stops and starts accepting, around a handover. */
 void control_suspend(struct control *c, bool suspend);
 void control_set_moving(struct control *c, bool moving);
+/* A Ready reply with these descriptors; -1 if it could not be sent. */
+int control_reply_ready(int fd, const int *fds, size_t n);
 int control_reply_error(int fd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -4,6 +4,7 @@
  */
 #include "vmm/client.h"
 #include "zerocopy/fault.h"
+#include "zerocopy/place.h"
 #include "zerocopy/zerocopy.h"
 
 #include <errno.h>
@@ -76,7 +77,6 @@ static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
 
 	req.kind_case = VMB__REQUEST__KIND_HANDOVER;
 	req.handover = &h;
-	h.dry_run = d->o->dry_run;
 	h.state_version = STATE_VERSION;
 	h.fault = (char *)(uintptr_t)(d->o->fault ? d->o->fault : "");
 	d->source.link = vmm_connect(vm, e);
@@ -94,8 +94,6 @@ static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
 	if (d->r->nblockers)
 		return error_set(e, "%s", d->r->blockers[0]);
 	d->r->memory_bytes = offer->provisional->config->memory;
-	if (d->o->dry_run)
-		return 0;
 	if (offer->n_fd_names > VM_MAX_FILES || d->files.count != offer->n_fd_names + 1)
 		return error_set(e, "the VM's process made no sense");
 	d->source.pidfd = d->files.fd[d->files.count - 1];
@@ -124,7 +122,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	in.n_fd_names = offer->n_fd_names;
 	in.instance = d->instance;
 	in.source = offer->instance;
-	in.warm = d->o->warm && !recover;
+	in.warm = d->o->warm && !d->o->dry_run && !recover;
 	in.recover = recover;
 	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");
 	req.kind_case = VMB__REQUEST__KIND_INCOMING;
@@ -143,6 +141,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	d->destination.pidfd = open_pidfd(d->destination_pid);
 	if (d->destination.pidfd < 0)
 		return error_set_errno(e, "pidfd_open");
+	place_like(d->source.pidfd, d->destination_pid);
 	return wire_send(d->destination.link, &req.base, fds, n, e);
 }
 
@@ -247,6 +246,28 @@ static void wait_for_both(struct drive *d)
 			}
 		}
 	}
+}
+
+/* A dry run is a handover up to the go: what would stop one shows in the destination's building, while
+ * the guest runs on.  Then both are let go. */
+static int rehearse(struct drive *d)
+{
+	struct pollfd p = {.fd = d->destination.pidfd, .events = POLLIN};
+	uint64_t deadline = clock_ns() + PREPARE_TIMEOUT_MS * 1000000ull;
+	struct error e;
+
+	while (!d->warmed && !is_over(d) && clock_ns() < deadline)
+		look(d, PREPARE_TIMEOUT_MS);
+	close_fd(&d->source.link);
+	poll(&p, 1, RETIRE_TIMEOUT_MS); /* it ends after the source has let go */
+	if (d->warmed) {
+		add_phase(d->r, "prepare", d->prepared_at - d->start);
+		return 0;
+	}
+	e = d->destination.error.text[0] ? d->destination.error : d->source.error;
+	snprintf(d->r->blockers[d->r->nblockers++], sizeof(d->r->blockers[0]), "%.*s",
+		 (int)sizeof(d->r->blockers[0]) - 1, e.text);
+	return fail(d, "prepare", &e);
 }
 
 /* ---- the end */
@@ -369,16 +390,16 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 		goto out;
 	}
 	close_fd(&link[0]);
-	if (o->dry_run) {
-		result = 0;
-		goto out;
-	}
 	fault_point("driver.offered");
 	if (start_destination(&d, link[1], false, &e)) {
 		result = fail(&d, "prepare", &e);
 		goto out;
 	}
 	close_fd(&link[1]); /* or its end would never be seen */
+	if (o->dry_run) {
+		result = rehearse(&d);
+		goto out;
+	}
 	wait_for_both(&d);
 	look(&d, 0);
 	if (d.destination.result && d.destination.result->completed) {

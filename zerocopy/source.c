@@ -347,7 +347,7 @@ static void on_driver(void *ctx, uint32_t events)
 	protobuf_c_message_free_unpacked(msg, NULL);
 }
 
-static void send_offer(struct handover_source *s, int fd, const char *blocker, bool dry)
+static void send_offer(struct handover_source *s, int fd, const char *blocker)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__HandoverOffer offer = VMB__HANDOVER_OFFER__INIT;
@@ -361,7 +361,7 @@ static void send_offer(struct handover_source *s, int fd, const char *blocker, b
 	if (blocker) {
 		offer.blockers = blockers;
 		offer.n_blockers = 1;
-	} else if (!dry) {
+	} else {
 		n = vm_files_list(vm_get_files(s->vm), fds, names);
 		for (size_t i = 0; i < n; i++)
 			name_ptrs[i] = names[i];
@@ -401,13 +401,23 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 	struct error why;
 	const char *blocker;
 
+	if (r->kind_case == VMB__REQUEST__KIND_CANCEL) {
+		if (s->driver < 0) {
+			error_set(e, "no handover is under way");
+			return false;
+		}
+		end_handover(s, false);
+		control_reply_ready(fd, NULL, 0);
+		close(fd);
+		return true;
+	}
 	if (r->kind_case != VMB__REQUEST__KIND_HANDOVER) {
 		error_set(e, "unknown request");
 		return false;
 	}
 	blocker = find_blocker(s, r->handover, &why);
-	if (blocker || r->handover->dry_run) {
-		send_offer(s, fd, blocker, true);
+	if (blocker) {
+		send_offer(s, fd, blocker);
 		close(fd);
 		return true;
 	}
@@ -421,7 +431,7 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 	s->link = wire_take_fd(fds, 1);
 	s->driver_source = vm_watch(s->vm, fd, EPOLLIN, on_driver, s);
 	control_set_moving(s->control, true);
-	send_offer(s, fd, NULL, false);
+	send_offer(s, fd, NULL);
 	fault_point("source.offered");
 	return true;
 }

@@ -98,7 +98,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 
 struct handover_options {
 	int (*entry)(void); /* what the new vmm process runs (vmm/client.h) */
-	bool dry_run;
+	bool dry_run; /* up to the moment before the guest would stop, then back */
 	bool warm;
 	uint64_t drain_timeout_ns;
 	const char *fault; /* tests; NULL or "" without */

@@ -385,18 +385,16 @@ UNIT(control, offers_a_handover_with_all_its_descriptors_or_says_what_blocks_it)
 		const char *what;
 		uint32_t version;
 		size_t fds;
-		bool dry, crashed;
+		bool crashed;
 		const char *blocker, *error;
 		size_t names; /* in the offer, without the pidfd */
 	} table[] = {
-		{"as it should be", STATE_VERSION, 2, false, false, NULL, "", 4},
-		{"newer", STATE_VERSION + 7, 2, false, false, NULL, "", 4},
-		{"dry", STATE_VERSION, 2, true, false, NULL, "", 0},
-		{"dry, no descriptors", STATE_VERSION, 0, true, false, NULL, "", 0},
-		{"an older destination", STATE_VERSION - 1, 2, false, false, "version", "", 0},
-		{"crashed", STATE_VERSION, 2, false, true, "crashed", "", 0},
-		{"a descriptor too few", STATE_VERSION, 1, false, false, NULL, "missing", 0},
-		{"a descriptor too many", STATE_VERSION, 3, false, false, NULL, "missing", 0},
+		{"as it should be", STATE_VERSION, 2, false, NULL, "", 4},
+		{"newer", STATE_VERSION + 7, 2, false, NULL, "", 4},
+		{"an older destination", STATE_VERSION - 1, 2, false, "version", "", 0},
+		{"crashed", STATE_VERSION, 2, true, "crashed", "", 0},
+		{"a descriptor too few", STATE_VERSION, 1, false, NULL, "missing", 0},
+		{"a descriptor too many", STATE_VERSION, 3, false, NULL, "missing", 0},
 	};
 	int null = open("/dev/null", O_RDONLY), fds[3] = {null, null, null};
 
@@ -413,7 +411,6 @@ UNIT(control, offers_a_handover_with_all_its_descriptors_or_says_what_blocks_it)
 		fd = client();
 		r.kind_case = VMB__REQUEST__KIND_HANDOVER;
 		r.handover = &h;
-		h.dry_run = table[i].dry;
 		h.state_version = table[i].version;
 		reply = ask(fd, &r, fds, table[i].fds, &got);
 		cr_assert(reply, "%s", table[i].what);

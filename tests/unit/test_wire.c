@@ -80,7 +80,6 @@ static size_t a_request(uint8_t *buf, size_t max)
 
 	r.kind_case = VMB__REQUEST__KIND_HANDOVER;
 	r.handover = &h;
-	h.dry_run = true;
 	h.state_version = 300;
 	h.fault = (char *)(uintptr_t) "source.begun=kill";
 	cr_assert_leq(vmb__request__get_packed_size(&r), max);
