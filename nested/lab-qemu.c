@@ -1,12 +1,15 @@
-/* lab-qemu.c: the emulator: finds QEMU, and makes a copy of it without two faults of its TCG that
- * break virtual machines under load.  Both are in all versions up to 10.0 at least, and each is one
- * instruction, which the copy (a memfd) does not have:
+/* lab-qemu.c: the emulator: finds QEMU, and makes a copy of it without three faults of its TCG that
+ * break virtual machines under load.  They are in all versions up to 10.0 at least, and each is one
+ * instruction, which is another one in the copy (a memfd):
  *
  * - Every FXRSTOR on any CPU clears HF2_IGNNE of *CPU 0* (cpu_clear_ignne), not atomically: while
  * CPU 0 runs VMRUN or #VMEXIT this brings back old flags, such as nested paging in the host or GIF
  *   where there is none.  The host's kernel dies with guest registers ("corrupted stack end").
  * - VMRUN that injects an interrupt leaves its vector in exception_index.  Is the CPU kicked at the
  *   wrong moment, the guest gets the interrupt once more, with interrupts off: it resets or hangs.
+ * - VMRUN that wants an interrupt window sets VIRQ in interrupt_request without the lock and not
+ *   atomically: an interrupt that another thread raises at that moment is lost, and if it was the
+ * timer this CPU stands still until the next one, for seconds or for ever.
  *
  * Before: 13 of 18 runs of 45 s with a busy guest (2 vCPUs, disk, network) broke down; after: 0
  * of 7.
