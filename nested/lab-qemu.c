@@ -26,15 +26,19 @@
 #define NOP 0x90
 
 static const struct fault {
-	unsigned drop;       /* bytes of the first instruction */
+	unsigned at, len; /* of the faulty instruction in the pattern */
+	bool lock; /* an OR of a flag of the second byte: done to that byte, locked; else left out */
 	const char *pattern; /* hexadecimal; '.' is any digit */
 } faults[] = {
 	/* andl $~HF2_IGNNE_MASK, hflags2; add $8, %rsp; ret */
-	{10, "81 a. .. .. .. .. 7f ff ff ff 48 83 c4 08 c3"},
+	{0, 10, false, "81 a. .. .. .. .. 7f ff ff ff 48 83 c4 08 c3"},
 	/* mov vector, exception_index; movl $0, exception_is_int; movq $-1, exception_next_eip;
 	 * testb qemu_loglevel; jne; mov $1, %edx (the call of do_interrupt_x86_hardirq) */
-	{6, "89 .. .. .. .. .. c7 8. .. .. .. .. 00 00 00 00 48 c7 8. .. .. .. .. ff ff ff ff "
-	    "f6 05 .. .. .. .. 02 0f 85 .. .. .. .. ba 01 00 00 00"},
+	{0, 6, false,
+	 "89 .. .. .. .. .. c7 8. .. .. .. .. 00 00 00 00 48 c7 8. .. .. .. .. ff ff ff ff "
+	 "f6 05 .. .. .. .. 02 0f 85 .. .. .. .. ba 01 00 00 00"},
+	/* test; je; orl $CPU_INTERRUPT_VIRQ, interrupt_request; testb $V_GIF_ENABLED, ... */
+	{4, 10, true, "85 .. 74 0a 81 8. .. .. .. .. 00 01 00 00 f6"},
 };
 
 struct pattern {
@@ -83,6 +87,22 @@ static unsigned char *find(const struct pattern *p, unsigned char *image, size_t
 	return found;
 }
 
+/* orl $imm32, disp32(reg) with imm32 = flag << 8 becomes lock orb $flag, disp32+1(reg). */
+static void lock_or(unsigned char *at, size_t len)
+{
+	unsigned char modrm = at[1], flag = at[7];
+	uint32_t disp;
+
+	memcpy(&disp, at + 2, 4);
+	disp++;
+	memset(at, NOP, len);
+	at[0] = 0xf0;
+	at[1] = 0x80;
+	at[2] = modrm;
+	memcpy(at + 3, &disp, 4);
+	at[7] = flag;
+}
+
 static bool mend(unsigned char *image, size_t size)
 {
 	for (size_t i = 0; i < ARRAY_LEN(faults); i++) {
@@ -91,7 +111,11 @@ static bool mend(unsigned char *image, size_t size)
 
 		if (!at)
 			return false;
-		memset(at, NOP, faults[i].drop);
+		at += faults[i].at;
+		if (faults[i].lock)
+			lock_or(at, faults[i].len);
+		else
+			memset(at, NOP, faults[i].len);
 	}
 	return true;
 }

@@ -7,7 +7,7 @@ run() { # NAME OPTIONS...: in the foreground
 		--append "console=ttyS0 quiet panic=-1 beat.mem=16M $options" >"$name.log" 2>"$name.err"
 }
 
-run a "beat.end=60" &
+run a "beat.end=150" &
 runner=$!
 wait_for 60 grep -aq '^tick 1 ' a.log
 timeout 60 vmbeam console a >console.log 2>console.err </dev/null &
