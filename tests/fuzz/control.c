@@ -16,6 +16,8 @@
 enum { CLIENTS = 3, MAX_PACKETS = 12 };
 
 static struct vm *vm;
+static struct vm_ends ends;
+static char path[64];
 static struct input on_link;
 
 static void send_fds(int sock, struct input packet, const int *fds, size_t n)
@@ -76,22 +78,35 @@ static void packet(int *clients, struct input *in)
 		close_fd(sock);
 }
 
-void fuzz_one(const uint8_t *data, size_t len)
+static void open_vm(void)
 {
-	struct input in = {data, len};
-	struct handover_source *source = handover_source_create(1);
-	char path[64];
-	struct vm_ends ends;
-	struct control *control;
-	int clients[CLIENTS];
-	struct error e = {""};
+	struct error e;
 
-	on_link = take_packet(&in);
 	snprintf(path, sizeof(path), "/tmp/vmbeam-fuzz-%d", getpid());
 	vm = make_vm(&(struct vm_spec){.memory = 4 * MIB, .disks = 1, .balloon = true,
 				       .virtio_console = true,
 				       .control = wire_listen(path, SOCK_SEQPACKET, &e)},
 		     &ends);
+}
+
+static void remove_socket(void)
+{
+	unlink(path);
+}
+
+void fuzz_one(const uint8_t *data, size_t len)
+{
+	struct input in = {data, len};
+	struct handover_source *source = handover_source_create(1);
+	struct control *control;
+	int clients[CLIENTS];
+	struct error e = {""};
+
+	if (!vm) {
+		open_vm();
+		atexit(remove_socket);
+	}
+	on_link = take_packet(&in);
 	control = control_start(vm, handover_source_request, source);
 	handover_source_attach(source, vm, control);
 	for (int i = 0; i < CLIENTS; i++)
@@ -104,8 +119,14 @@ void fuzz_one(const uint8_t *data, size_t len)
 	run_loop(vm);
 	control_end(control, "stopped", 0);
 	handover_source_destroy(source);
+	vm_lock(vm);
+	vm_pause(vm);
+	vm->user_paused = false;
+	vm_unlock(vm);
+	if (renew_vm(vm, &ends))
+		return;
 	destroy_vm(vm, &ends);
-	unlink(path);
+	open_vm();
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t len, size_t max, unsigned int seed);

@@ -10,7 +10,7 @@ for t in "$@"; do
 	rm -rf "$seeds"
 	mkdir -p "$corpus" "$seeds"
 	"$program" --seeds="$seeds" || exit 1
-	if UBSAN_OPTIONS=print_stacktrace=1 "$program" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 \
+	if ASAN_OPTIONS=quarantine_size_mb=8:allocator_release_to_os_interval_ms=-1 UBSAN_OPTIONS=print_stacktrace=1 "$program" -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 \
 			-rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 -verbosity=1 \
 			-artifact_prefix="build/fuzz/found/$t-" "$corpus" "$seeds" >"$log" 2>&1; then
 		result=ok
