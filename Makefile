@@ -8,7 +8,8 @@ BIN   := $(if $(SAN),$(OBJ),build)
 Q     := $(if $(V),,@)
 CC    ?= gcc
 ifeq ($(SAN),fuzz)
-CC    := clang
+CC     := clang
+CFLAGS ?= -O1 -g
 endif
 
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.

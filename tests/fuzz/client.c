@@ -1,7 +1,7 @@
 /* client.c: the commands, asked of a VM's process that lies: a guest may have got hold of it.
  *
- * Input: which command, a packet that is the VM's exit record, then the packets (fuzz.h) that each
- * connection gets for answers.
+ * Input: which command, a packet that is the VM's exit record and a number on the command line, then the
+ * packets (fuzz.h) that each connection gets for answers.
  */
 #include "tests/fuzz/fuzz.h"
 #include "rejuv/cli.h"
@@ -69,31 +69,35 @@ static void write_record(struct input text)
 
 void fuzz_one(const uint8_t *data, size_t len)
 {
+	static char text[64];
 	static const struct {
 		int (*run)(int argc, char **argv);
 		int argc;
-		const char *argv[6];
+		const char *argv[7];
 	} commands[] = {
 		{info_main, 2, {"info", "vm"}},
 		{info_main, 3, {"info", "vm", "--json"}},
 		{list_main, 1, {"list"}},
 		{list_main, 2, {"list", "--json"}},
 		{pause_main, 2, {"pause", "vm"}},
-		{balloon_main, 3, {"balloon", "vm", "64M"}},
+		{balloon_main, 3, {"balloon", "vm", text}},
 		{migrate_main, 5, {"migrate", "vm", "--to", "fresh", "--dry-run"}},
+		{migrate_main, 7, {"migrate", "vm", "--to", "fresh", "--dry-run", "--timeout", text}},
 		{migrate_main, 6, {"migrate", "vm", "--to", "fresh", "--dry-run", "--json"}},
 	};
-	struct input in = {data, len};
+	struct input in = {data, len}, record;
 	unsigned int c = (unsigned int)take(&in, 1) % ARRAY_LEN(commands);
 	static FILE *nowhere;
 	FILE *messages = stderr;
-	char *argv[7] = {NULL};
+	char *argv[8] = {NULL};
 
 	if (!nowhere) {
 		open_all();
 		nowhere = fopen("/dev/null", "we");
 	}
-	write_record(take_packet(&in));
+	record = take_packet(&in);
+	write_record(record);
+	snprintf(text, sizeof(text), "%.*s", (int)record.left, (const char *)record.at);
 	answers = in;
 	memcpy(argv, commands[c].argv, sizeof(commands[c].argv));
 	stderr = nowhere;
@@ -124,9 +128,12 @@ static void seed_of(const Vmb__Reply *r)
 	uint8_t *p;
 	size_t n = pack_message(&r->base, &p), at = 1;
 
-	for (uint8_t c = 0; c < 8; c++) {
+	for (uint8_t c = 0; c < 9; c++) {
+		static const char *const texts[] = {"shutdown 0\n", "64M"};
+		const char *text = texts[c == 5 || c == 7];
+
 		seed[0] = c;
-		at = 1 + put_packet(seed + 1, "shutdown 0\n", 11);
+		at = 1 + put_packet(seed + 1, text, strlen(text));
 		at += put_packet(seed + at, p, n);
 		add_seed(seed, at);
 	}
