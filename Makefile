@@ -1,5 +1,5 @@
 # vmbeam: build, test, demonstrate.  `make help` lists the targets.
-# V=1 shows every command; SAN=asan or SAN=tsan builds into a folder of its own.
+# V=1 shows every command; SAN=asan, SAN=tsan or SAN=fuzz builds into a folder of its own.
 
 SAN   ?=
 MODE  := $(or $(SAN),release)
@@ -7,21 +7,30 @@ OBJ   := build/$(MODE)
 BIN   := $(if $(SAN),$(OBJ),build)
 Q     := $(if $(V),,@)
 CC    ?= gcc
+ifeq ($(SAN),fuzz)
+CC     := clang
+CFLAGS ?= -O1 -g
+endif
 
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
 	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
-PACKAGES_TEST  := clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat
+PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat
 
 LIBS    := libprotobuf-c libseccomp libcap-ng jansson
 CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
 CFLAGS  ?= -O2 -g
 WARN    := -std=gnu11 -Wall -Wextra -Wshadow -Wcast-qual -Wstrict-prototypes -Wvla $(if $(CI),-Werror)
+ifeq ($(SAN),fuzz)
+WARN    := -std=gnu11 -Wall -Wno-gnu-variable-sized-type-not-at-end # gcc has warned of the rest
+endif
 # liburing 2.3 does not export io_uring_register_restrictions from its shared library.
 LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -l:liburing.a -pthread
 ifeq ($(SAN),asan)
 SANFLAGS := -fsanitize=address,undefined -fno-omit-frame-pointer
+else ifeq ($(SAN),fuzz)
+SANFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 else ifeq ($(SAN),tsan)
 SANFLAGS := -fsanitize=thread
 else

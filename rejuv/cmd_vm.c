@@ -97,7 +97,7 @@ static int get_info(const char *name, Vmb__Reply **reply, struct error *e)
 		return -1;
 	r = vmm_simple_request(fd, VMB__REQUEST__KIND_INFO, reply, NULL, ANSWER_MS, e);
 	close(fd);
-	if (!r && (*reply)->kind_case != VMB__REPLY__KIND_INFO) {
+	if (!r && ((*reply)->kind_case != VMB__REPLY__KIND_INFO || !(*reply)->info->config)) {
 		vmb__reply__free_unpacked(*reply, NULL);
 		return error_set(e, "its process made no sense");
 	}

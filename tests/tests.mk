@@ -1,14 +1,15 @@
 # tests.mk: what `make check` runs.
 #   check-unit   natively, criterion, ASan and UBSan; no KVM needed
+#   check-fuzz   the fuzz targets of tests/fuzz, a few seconds each; no KVM needed
 #   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where there is /dev/kvm
 
 include tests/guests/guests.mk
 
-.PHONY: check check-unit check-lab fuzz
+.PHONY: check check-unit check-lab check-fuzz fuzz
 comma := ,
 check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
-	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-lab
+	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-lab
 
 check-lab: build lab-kernel guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
@@ -48,3 +49,24 @@ $(UNIT_RUN): $(LIBOBJS) $(OBJ)/tests/unit/vmbeam_main.o $(UNIT_OBJS)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) $(WRAP) -o $@ $^ $(LDLIBS) -lcriterion
 -include $(UNIT_OBJS:.o=.d)
+
+# ---- fuzz targets: tests/fuzz/NAME.c on the same fake KVM, each a program of its own
+
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(filter-out fuzz,$(notdir $(basename $(wildcard tests/fuzz/*.c))))
+FUZZ_OBJ     := $(OBJ)/tests/fuzz
+FUZZ_PARTS   := $(OBJ)/tests/unit/vmbeam_main.o $(FUZZ_OBJ)/fuzz.o $(addprefix $(OBJ)/tests/unit/,fake_kvm.o guest.o images.o)
+FUZZ_WRAP    := $(filter-out %=virtq_push,$(WRAP)) -Wl,--wrap=raise,--wrap=wire_connect
+$(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%.o) $(FUZZ_PARTS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/tests/unit/messages.h
+$(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%): %: %.o $(LIBOBJS) $(FUZZ_PARTS)
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) -fsanitize=fuzzer $(LDFLAGS) $(FUZZ_WRAP) -o $@ $^ $(LDLIBS)
+
+# What is found lands in build/fuzz/found, the inputs that reach new code in build/fuzz/corpus.
+fuzz:                                     ## all fuzz targets, FUZZ_SECONDS=60 each (FUZZ="a b" for some)
+	$(Q)$(MAKE) --no-print-directory SAN=fuzz \
+		$(addprefix build/fuzz/tests/fuzz/,$(or $(FUZZ),$(FUZZ_TARGETS)))
+	$(Q)FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh $(or $(FUZZ),$(FUZZ_TARGETS))
+check-fuzz:                               ## the same, a second each
+	$(Q)$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=1
+-include $(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%.d)

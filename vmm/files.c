@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 /* Every single one by name; the arrays follow as "disk0", "disk1", ... */
@@ -83,6 +84,33 @@ int vm_files_set(struct vm_files *f, const char *name, int fd)
 			}
 		}
 	return -1;
+}
+
+/* The event loop takes it for granted; files and directories cannot be waited for. */
+static bool can_be_watched(int fd)
+{
+	struct epoll_event ev = {.events = 0};
+	int epoll = epoll_create1(EPOLL_CLOEXEC);
+	bool can = epoll >= 0 && !epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &ev);
+
+	close_fd(&epoll);
+	return can;
+}
+
+int vm_files_check(const struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
+{
+	if (f->ram < 0 || f->control < 0)
+		return error_set(e, "the VM's memory or its control socket is missing");
+	if (!can_be_watched(f->control) || (f->console >= 0 && !can_be_watched(f->console)) ||
+	    (f->hvc >= 0 && !can_be_watched(f->hvc)))
+		return error_set(e, "one of the VM's sockets is none");
+	for (size_t i = 0; i < c->n_disks; i++)
+		if (f->disks[i] < 0)
+			return error_set(e, "disk %zu is missing", i);
+	for (size_t i = 0; i < c->n_nets; i++)
+		if (!can_be_watched(f->taps[i]))
+			return error_set(e, "the tap of network %zu is missing, or is none", i);
+	return 0;
 }
 
 static int open_read(const char *path, int *fd, struct error *e)

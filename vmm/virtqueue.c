@@ -173,9 +173,10 @@ void virtq_notify(struct virtq *q)
 
 bool virtq_enable_kicks(struct virtq *q)
 {
-	uint8_t *used = used_ring(q), *avail = avail_ring(q);
+	uint8_t *used, *avail;
 
-	if (!used || !avail)
+	/* One that is not enabled has no rings yet, whatever its addresses say. */
+	if (!q->ready || !(used = used_ring(q)) || !(avail = avail_ring(q)))
 		return false;
 	if (virtio_has(q->dev, VIRTIO_RING_F_EVENT_IDX))
 		store16(used + 4 + 8 * q->size, q->last_avail);
@@ -187,7 +188,7 @@ bool virtq_enable_kicks(struct virtq *q)
 
 void virtq_disable_kicks(struct virtq *q)
 {
-	uint8_t *used = used_ring(q);
+	uint8_t *used = q->ready ? used_ring(q) : NULL;
 
 	/* With event indices an old avail_event silences the driver by itself. */
 	if (used && !virtio_has(q->dev, VIRTIO_RING_F_EVENT_IDX))

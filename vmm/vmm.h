@@ -48,6 +48,9 @@ int vm_files_open(struct vm_files *f, const Vmb__VmConfig *config, struct error 
 size_t vm_files_list(const struct vm_files *f, int *fds, char (*names)[16]);
 /* Stores a descriptor under a name of that list; -1 if there is no such name. */
 int vm_files_set(struct vm_files *f, const char *name, int fd);
+/* Descriptors that another process gave: is there all that a VM of this (valid) configuration needs,
+ * and of a kind that will do? */
+int vm_files_check(const struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
 
 struct vm;
 

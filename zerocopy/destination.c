@@ -110,7 +110,10 @@ static int take_files(struct incoming *in, struct wire_fds *fds, struct vm_files
 			return error_set(e, "handover: unknown descriptor '%s'", r->fd_names[i]);
 		}
 	}
-	return 0;
+	return vm_config_validate(r->provisional->config, e) ||
+			       vm_files_check(files, r->provisional->config, e)
+		       ? -1
+		       : 0;
 }
 
 static int build(struct incoming *in, struct wire_fds *fds, int (*enter_sandbox)(struct error *e),
@@ -168,6 +171,13 @@ static enum news await_capture(struct incoming *in)
 	return is_dead(in->source_pidfd) ? NEWS_SOURCE_DEAD : NEWS_GIVEN_UP;
 }
 
+static bool is_socket(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISSOCK(st.st_mode);
+}
+
 static int restore(struct incoming *in, struct error *e)
 {
 	Vmb__VmState *s = state_read(in->state, e);
@@ -178,7 +188,7 @@ static int restore(struct incoming *in, struct error *e)
 	r = vm_restore(in->vm, s, e);
 	vmb__vm_state__free_unpacked(s, NULL);
 	for (size_t i = 0; i < in->clients.count; i++)
-		if (in->clients.fd[i] >= 0)
+		if (is_socket(in->clients.fd[i]))
 			vm_add_console_client(in->vm, wire_take_fd(&in->clients, i));
 	return r;
 }

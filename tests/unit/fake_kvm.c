@@ -657,6 +657,9 @@ struct vm *make_vm(const struct vm_spec *s, struct vm_ends *ends)
 	c.memory = s->memory ? s->memory : 8 * MIB;
 	c.cpus = s->cpus ? s->cpus : 1;
 	c.debug_exit = s->debug_exit;
+	c.rng = s->rng;
+	c.balloon = s->balloon;
+	c.virtio_console = s->virtio_console;
 	disk.path = (char *)(uintptr_t) "disk";
 	disk.read_only = s->read_only;
 	net.tap = (char *)(uintptr_t) "tap";

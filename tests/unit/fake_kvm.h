@@ -79,7 +79,7 @@ extern unsigned int fake_disk_requests;
 struct vm_spec {
 	uint64_t memory; /* 8 MiB if 0 */
 	unsigned int cpus, disks, nets;
-	bool read_only, debug_exit;
+	bool read_only, debug_exit, rng, balloon, virtio_console;
 	uint64_t disk_size;	  /* 1 MiB if 0 */
 	const char *append;
 	int kernel, initrd; /* descriptors, taken over; 0: none */

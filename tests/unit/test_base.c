@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 UNIT(base, sizes_are_read_exactly_or_refused)
@@ -265,6 +266,44 @@ static void spare_config(struct config *g)
 }
 
 /* Whatever step fails, nothing of what vm_create() took over stays open. */
+UNIT(files, that_came_from_elsewhere_are_complete_and_of_the_right_kind)
+{
+	enum { REGULAR, NONE };
+	static const struct {
+		const char *name;
+		int kind;
+		bool good;
+	} table[] = {
+		{"ram", REGULAR, true},	  {"ram", NONE, false},	   {"control", NONE, false},
+		{"control", REGULAR, false}, {"console", NONE, true}, {"console", REGULAR, false},
+		{"hvc", NONE, true},	  {"hvc", REGULAR, false},   {"disk1", NONE, false},
+		{"tap0", NONE, false},	  {"tap0", REGULAR, false},
+	};
+	Vmb__VmConfig c = VMB__VM_CONFIG__INIT;
+
+	c.n_disks = 2;
+	c.n_nets = 1;
+	for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+		static const char *const sockets[] = {"control", "console", "hvc", "tap0"};
+		struct vm_files f;
+		int pair[2];
+
+		vm_files_init(&f);
+		vm_files_set(&f, "ram", memfd_with("", 0));
+		vm_files_set(&f, "disk0", memfd_with("", 0));
+		vm_files_set(&f, "disk1", memfd_with("", 0));
+		for (size_t k = 0; k < ARRAY_LEN(sockets); k++) {
+			cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
+			vm_files_set(&f, sockets[k], pair[0]);
+			close(pair[1]);
+		}
+		cr_assert_eq(vm_files_check(&f, &c, NULL), 0);
+		vm_files_set(&f, table[i].name, table[i].kind == NONE ? -1 : memfd_with("", 0));
+		cr_expect_eq(vm_files_check(&f, &c, NULL), table[i].good ? 0 : -1, "row %zu", i);
+		vm_files_close(&f);
+	}
+}
+
 UNIT(config, a_vm_that_cannot_be_built_leaves_nothing)
 {
 	static const struct {

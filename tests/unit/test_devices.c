@@ -535,6 +535,24 @@ UNIT(net, keeps_frames_until_there_are_buffers)
 	destroy_vm(vm, &ends);
 }
 
+UNIT(net, waits_while_its_receive_queue_is_not_enabled)
+{
+	vm = make_vm(&(struct vm_spec){.nets = 1}, &ends);
+	dev = vm->virtio[0];
+	memset(guest_memory(vm, 0), 0xee, 4096); /* what the queue's addresses say so far */
+	driver_prepare(dev, 1ull << VIRTIO_F_VERSION_1);
+	driver_queue(dev, TX, SIZE);
+	bar_set(dev, VIRTIO_PCI_COMMON_STATUS, 15, 1);
+	arrive(100, 1);
+	cr_assert_not(has_failed());
+	for (unsigned int i = 0; i < 4096; i++)
+		cr_assert_eq(*(uint8_t *)guest_memory(vm, i), 0xee, "byte %u was written", i);
+	driver_queue(dev, RX, SIZE);
+	offer(1, 2048);
+	cr_assert_eq(ring(RX).used->idx, 1, "the frame is lost");
+	destroy_vm(vm, &ends);
+}
+
 UNIT(net, many_frames_at_once_go_into_the_buffers_in_order)
 {
 	uint16_t seen = 0;
