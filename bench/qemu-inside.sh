@@ -18,7 +18,7 @@ top=$(pwd)
 work=/tmp/bench
 mkdir -p $work/bin && cd $work || exit 1
 cp "$top/build/vmbeam" "$top/build/bench/stamp" "$top/build/bench/cpr" "$top/build/guests/beatcheck" bin
-cp -r "$top/build/bench/qemu10/root" "$top/build/lab/vmlinux" "$top/build/guests/beat.cpio" . || exit 1
+cp -r "$top/build/bench/qemu10/root" . && cp "$top/build/lab/vmlinuz" "$top/build/guests/beat.cpio" . || exit 1
 export PATH="$work/bin:$work/root/usr/bin:$PATH"
 export LD_LIBRARY_PATH=$work/root/lib/x86_64-linux-gnu:$work/root/usr/lib/x86_64-linux-gnu
 # XSAVE: KVM under TCG gets it wrong; vmbeam hides it there, for QEMU's guest this does.
@@ -34,10 +34,10 @@ qemu() {
 		-machine q35,memory-backend=ram,aux-ram-share=on \
 		-chardev file,id=serial,path=log,append=on -serial chardev:serial \
 		-qmp "unix:qmp$n,server=on,wait=off" \
-		-kernel "$work/vmlinux" -initrd "$work/beat.cpio" -append "$append"
+		-kernel "$work/vmlinuz" -initrd "$work/beat.cpio" -append "$append"
 }
 vmbeam_run() {
-	stamp run.t -- vmbeam run bench --kernel "$work/vmlinux" --initrd "$work/beat.cpio" \
+	stamp run.t -- vmbeam run bench --kernel "$work/vmlinuz" --initrd "$work/beat.cpio" \
 		--append "$append" --memory "${size}M" --cpus "$cpus" ${huge:+--hugepages} --serial "$PWD/log" --detach
 }
 
