@@ -20,6 +20,8 @@
 
 enum { LEAVE_KEY = 0x1d, DRAIN_MS = 3000, RECONNECT_TRIES = 200, RECONNECT_MS = 50 };
 
+enum { OPEN_SECONDS = 5 };
+
 struct attach {
 	const char *vm;
 	bool hvc; /* the virtio console */
@@ -79,18 +81,6 @@ static int open_console(const char *vm, bool hvc, struct error *e)
 	return console;
 }
 
-/* Nobody holds the VM's lock: all its processes are gone. */
-static bool lock_is_free(const char *vm)
-{
-	char *path = runtime_path(vm, "lock");
-	int fd = open(path, O_RDWR | O_CLOEXEC);
-	bool is_free = fd < 0 || flock(fd, LOCK_EX | LOCK_NB) == 0;
-
-	close_fd(&fd);
-	free(path);
-	return is_free;
-}
-
 static void note_end(struct attach *a, const char *reason, int status)
 {
 	a->ended = true;
@@ -116,7 +106,7 @@ static void wait_again(struct attach *a)
 			note_end(a, reason, status);
 			return;
 		}
-		if (lock_is_free(a->vm))
+		if (!runtime_is_held(a->vm))
 			break;
 		poll(NULL, 0, RECONNECT_MS);
 	}
@@ -242,9 +232,12 @@ int attach_until_end(const char *vm, int console, bool *crashed)
 int attach_console(const char *vm, bool hvc)
 {
 	struct attach a = {.vm = vm, .hvc = hvc, .waiter = -1};
+	uint64_t deadline = clock_ns() + OPEN_SECONDS * 1000000000ull;
 	struct error e;
 
-	a.console = open_console(vm, hvc, &e);
+	/* In the middle of a handover nobody may listen for a moment. */
+	while ((a.console = open_console(vm, hvc, &e)) < 0 && runtime_is_held(vm) && clock_ns() < deadline)
+		poll(NULL, 0, 50);
 	if (a.console < 0)
 		return cli_fail("%s: %s", vm, e.text);
 	a.waiter = send_wait(vm, &e);

@@ -110,7 +110,7 @@ out:
 	return vm;
 }
 
-static int run(struct vm *vm, struct handover_source *source)
+static int run(struct vm *vm, struct handover_source *source, bool created)
 {
 	struct control *control;
 	const char *reason;
@@ -119,6 +119,14 @@ static int run(struct vm *vm, struct handover_source *source)
 
 	control = control_start(vm, handover_source_request, source);
 	handover_source_attach(source, vm, control);
+	/* It is served.  Whoever started it was interrupted, perhaps: then it is not wanted.  A driver of a
+	 * handover that has gone does not matter. */
+	if (control_reply_ready(VMM_LINK_FD, NULL, 0) && created) {
+		vm_lock(vm);
+		vm_stop(vm);
+		vm_unlock(vm);
+	}
+	close(VMM_LINK_FD);
 	status = vm_loop(vm, &reason);
 	if (strcmp(reason, "moved")) {
 		n = snprintf(record, sizeof(record), "%s %d\n", reason, status);
@@ -138,6 +146,7 @@ int vmm_process(void)
 	struct wire_fds fds;
 	struct error e = {""};
 	struct vm *vm = NULL;
+	bool created;
 	int status;
 
 	if (wire_recv(VMM_LINK_FD, &vmb__request__descriptor, &msg, &fds, 10000, &e) <= 0)
@@ -151,9 +160,6 @@ int vmm_process(void)
 		vm_lock(vm);
 		if (!vm_user_paused(vm))
 			vm_resume(vm);
-		/* Whoever started it was interrupted: then it is not wanted. */
-		if (control_reply_ready(VMM_LINK_FD, NULL, 0))
-			vm_stop(vm);
 		vm_unlock(vm);
 		break;
 	case VMB__REQUEST__KIND_INCOMING:
@@ -166,11 +172,13 @@ int vmm_process(void)
 	if (!vm && e.text[0])
 		control_reply_error(VMM_LINK_FD, "%s", e.text);
 	wire_close_fds(&fds);
+	created = req->kind_case == VMB__REQUEST__KIND_CREATE;
 	vmb__request__free_unpacked(req, NULL);
-	close(VMM_LINK_FD);
-	if (!vm)
+	if (!vm) {
+		close(VMM_LINK_FD);
 		return EXIT_FAILED;
-	status = run(vm, source);
+	}
+	status = run(vm, source, created);
 #if !defined(__SANITIZE_ADDRESS__)
 	_exit(status); /* the kernel takes it all down at once, and faster */
 #endif

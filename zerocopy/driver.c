@@ -27,6 +27,7 @@ struct party {
 	int link;  /* -1: closed */
 	int pidfd; /* readable: dead */
 	bool dead;
+	bool serves; /* the destination: the VM is in its hands for good */
 	Vmb__HandoverResult *result; /* inside `reply` */
 	Vmb__Reply *reply;
 	struct error error;
@@ -161,7 +162,9 @@ static void hear(struct drive *d, struct party *p)
 		p->result = reply->result;
 		return;
 	}
-	if (reply->kind_case == VMB__REPLY__KIND_PREPARED) {
+	if (reply->kind_case == VMB__REPLY__KIND_READY) {
+		p->serves = true;
+	} else if (reply->kind_case == VMB__REPLY__KIND_PREPARED) {
 		d->prepared = true;
 		d->prepared_at = clock_ns();
 		fault_point("driver.prepared");
@@ -191,13 +194,6 @@ static void look(struct drive *d, int timeout_ms)
 		else if (p[2 * i + 1].revents)
 			parties[i]->dead = true; /* nothing more to hear */
 	}
-}
-
-static bool is_readable(int pidfd)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-	return poll(&p, 1, 0) > 0;
 }
 
 static bool is_over(const struct drive *d)
@@ -297,6 +293,20 @@ static int recover(struct drive *d)
 	if (!d->destination.result)
 		return fail(d, "recover", &d->destination.error);
 	return 0;
+}
+
+/* Waits for the destination to serve what it has started.  True: it has died instead. */
+static bool await_service(struct drive *d)
+{
+	struct party *t = &d->destination;
+	struct pollfd p = {.fd = t->pidfd, .events = POLLIN};
+	uint64_t deadline = clock_ns() + FINISH_TIMEOUT_MS * 1000000ull;
+
+	while (!t->serves && t->link >= 0 && clock_ns() < deadline)
+		look(d, FINISH_TIMEOUT_MS);
+	/* The link of one that is killed closes a moment before it is dead. */
+	t->dead = poll(&p, 1, !t->serves && t->link < 0 ? FINISH_TIMEOUT_MS : 0) > 0;
+	return t->dead;
 }
 
 static void add_phases(struct handover_report *r, const Vmb__HandoverResult *res)
@@ -405,8 +415,7 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 	if (d.destination.result && d.destination.result->completed) {
 		result = report(&d);
 		/* Dead right after it had started: a crash like any other, but the memory is here. */
-		d.destination.dead = is_readable(d.destination.pidfd);
-		if (!d.destination.dead || (d.source.result && d.source.result->crashed))
+		if (!await_service(&d) || (d.source.result && d.source.result->crashed))
 			goto out; /* (then the source has kept it) */
 		d.source.dead = true;
 	}

@@ -20,8 +20,9 @@ while [ $moves -lt 5 ]; do
 done
 wait $runner || fail "run ended with $?: $(cat a.err)"
 check "the serial line of run" beatcheck --min ticks=50 a.log >verdict
-wait $console || true
-[ "$(grep -ac '^tick' console.log)" -gt 10 ] || fail "console showed $(grep -ac '^tick' console.log) ticks"
+
+wait $console || fail "console ended with $?: $(cat console.err)"
+[ "$(grep -ac '^tick' console.log)" -gt 10 ] || fail "console: $(cat console.err) $(wc -c <console.log) bytes"
 [ ! -e /run/vmbeam/a ] || fail "a: its runtime folder is left"
 
 # Handovers until the guest has powered off, wherever that finds them.
