@@ -20,6 +20,9 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a wrong call; returns EXIT_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* Prints the object on stdout and drops the reference. */
+struct json_t;
+void cli_print_json(struct json_t *j);
 /* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
 struct error;
 int cli_acted(const char *vm, bool json, const struct error *e);

@@ -101,9 +101,7 @@ static void print_json(const struct migrate_args *a, const struct handover_repor
 		json_object_set(j, "blockers", blockers);
 	}
 	json_decref(blockers);
-	json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-	putchar('\n');
-	json_decref(j);
+	cli_print_json(j);
 }
 
 static double ms(uint64_t ns)

@@ -126,13 +126,6 @@ static json_t *info_json(const Vmb__InfoReply *i)
 			 (json_int_t)i->balloon_actual, "allocated_bytes", (json_int_t)i->allocated);
 }
 
-static void print_json(json_t *j)
-{
-	json_dumpf(j, stdout, JSON_INDENT(2));
-	putchar('\n');
-	json_decref(j);
-}
-
 int info_main(int argc, char **argv)
 {
 	struct args a;
@@ -147,7 +140,7 @@ int info_main(int argc, char **argv)
 		return cli_fail("%s: %s", a.name, e.text);
 	i = reply->info;
 	if (a.json) {
-		print_json(info_json(i));
+		cli_print_json(info_json(i));
 	} else {
 		printf("name       %s\nstate      %s%s%s\nplacement  host\nmemory     %llu MiB%s\n"
 		       "cpus       %u\nprocess    %d, for %llu s\nhandovers  %u\nkernel     %s\n",
@@ -223,7 +216,7 @@ int list_main(int argc, char **argv)
 	}
 	free(names);
 	if (array)
-		print_json(array);
+		cli_print_json(array);
 	return EXIT_OK;
 }
 

@@ -54,16 +54,18 @@ int cli_usage(const char *fmt, ...)
 	return EXIT_USAGE;
 }
 
+void cli_print_json(json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+	putchar('\n');
+	json_decref(j);
+}
+
 int cli_acted(const char *vm, bool json, const struct error *e)
 {
-	if (json) {
-		json_t *j = json_pack("{s:s, s:s, s:s*}", "vm", vm, "outcome",
-				      e ? "failed" : "completed", "error", e ? e->text : NULL);
-
-		json_dumpf(j, stdout, JSON_INDENT(2));
-		putchar('\n');
-		json_decref(j);
-	}
+	if (json)
+		cli_print_json(json_pack("{s:s, s:s, s:s*}", "vm", vm, "outcome",
+					 e ? "failed" : "completed", "error", e ? e->text : NULL));
 	return e ? cli_fail("%s: %s", vm, e->text) : EXIT_OK;
 }
 

@@ -515,6 +515,8 @@ struct vm {
 
 /* vCPUs, interrupt controllers and timer only: what a reset puts back. */
 Vmb__VmState *vm_capture_cpus(struct vm *vm, struct error *e);
+/* All devices as they are when a guest starts; drained before. */
+void vm_reset_devices(struct vm *vm);
 int vm_restore_cpus(struct vm *vm, const Vmb__VmState *s, struct error *e);
 int vm_state_validate(const struct vm *vm, const Vmb__VmState *s, struct error *e);
 

@@ -301,18 +301,23 @@ int vm_enter_sandbox(const char *empty_dir, struct error *e)
 	return sandbox_enter(empty_dir, e);
 }
 
-static int reset(struct vm *vm, struct error *e)
+void vm_reset_devices(struct vm *vm)
 {
-	vm->reset_wanted = false;
-	vm_pause(vm);
-	if (vm_drain(vm, RESET_DRAIN_S * 1000000000ull, e))
-		return -1;
 	for (unsigned int i = 0; i < vm->nvirtio; i++)
 		virtio_reset(vm->virtio[i]);
 	for (unsigned int i = 0; i < vm->npci; i++)
 		pci_device_reset(vm->pci[i]);
 	memset(&vm->platform, 0, sizeof(vm->platform));
 	serial_reset(vm->serial);
+}
+
+static int reset(struct vm *vm, struct error *e)
+{
+	vm->reset_wanted = false;
+	vm_pause(vm);
+	if (vm_drain(vm, RESET_DRAIN_S * 1000000000ull, e))
+		return -1;
+	vm_reset_devices(vm);
 	if (vm_restore_cpus(vm, vm->reset_state, e))
 		return -1;
 	return vm_boot(vm, e);

@@ -20,28 +20,6 @@ static struct vm_ends ends;
 static char path[64];
 static struct input on_link;
 
-static void send_fds(int sock, struct input packet, const int *fds, size_t n)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int) * 4)];
-		struct cmsghdr align;
-	} control = {{0}};
-	struct iovec iov = {(void *)(uintptr_t)packet.at, packet.left};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
-	struct cmsghdr *c;
-
-	if (n) {
-		h.msg_control = control.buf;
-		h.msg_controllen = CMSG_SPACE(sizeof(int) * n);
-		c = CMSG_FIRSTHDR(&h);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
-		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
-	}
-	sendmsg(sock, &h, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 /* Whatever was asked, an answer is a message. */
 static void hear(int sock)
 {
@@ -69,7 +47,7 @@ static void packet(int *clients, struct input *in)
 		return;
 	for (size_t i = 0; i < n; i++, choice /= FD_KINDS)
 		fds[i] = make_fd((enum fd_kind)(choice % FD_KINDS), on_link);
-	send_fds(*sock, bytes, fds, n);
+	send_packet(*sock, bytes, fds, n);
 	for (size_t i = 0; i < n; i++)
 		close(fds[i]);
 	run_loop(vm);

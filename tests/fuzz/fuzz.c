@@ -113,6 +113,28 @@ static void clear_memory(const struct memory *m)
 	}
 }
 
+bool send_packet(int sock, struct input packet, const int *fds, size_t n)
+{
+	union {
+		char buf[CMSG_SPACE(sizeof(int) * WIRE_MAX_FDS)];
+		struct cmsghdr align;
+	} control = {{0}};
+	struct iovec iov = {(void *)(uintptr_t)packet.at, packet.left};
+	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct cmsghdr *c;
+
+	if (n) {
+		h.msg_control = control.buf;
+		h.msg_controllen = CMSG_SPACE(sizeof(int) * n);
+		c = CMSG_FIRSTHDR(&h);
+		c->cmsg_level = SOL_SOCKET;
+		c->cmsg_type = SCM_RIGHTS;
+		c->cmsg_len = CMSG_LEN(sizeof(int) * n);
+		memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
+	}
+	return sendmsg(sock, &h, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
 bool renew_vm(struct vm *vm, const struct vm_ends *ends)
 {
 	static unsigned int uses;
@@ -124,12 +146,7 @@ bool renew_vm(struct vm *vm, const struct vm_ends *ends)
 	vm_lock(vm);
 	vm_uncapture(vm);
 	drained = !vm_drain(vm, 1000000000, NULL);
-	for (unsigned int i = 0; i < vm->nvirtio; i++)
-		virtio_reset(vm->virtio[i]);
-	for (unsigned int i = 0; i < vm->npci; i++)
-		pci_device_reset(vm->pci[i]);
-	memset(&vm->platform, 0, sizeof(vm->platform));
-	serial_reset(vm->serial);
+	vm_reset_devices(vm);
 	vm_uncapture(vm);
 	vm->reset_wanted = false;
 	vm_unlock(vm);

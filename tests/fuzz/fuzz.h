@@ -54,6 +54,8 @@ extern int (*fuzz_connect)(void);
 enum fd_kind { FD_MEMFD, FD_NULL, FD_SOCKET_CLOSED, FD_SOCKET_PACKET, FD_STATE, FD_KINDS };
 /* FD_SOCKET_PACKET holds `packet`, and FD_STATE is a sealed state file of it. */
 int make_fd(enum fd_kind kind, struct input packet);
+/* One packet with n (at most WIRE_MAX_FDS) descriptors; false if it could not be sent. */
+bool send_packet(int sock, struct input packet, const int *fds, size_t n);
 /* A sealed memfd of a state's header, with the right length and checksum, and these bytes. */
 int make_state(struct input body);
 /* A message, packed; free with free(). */

@@ -16,30 +16,6 @@ static const ProtobufCMessageDescriptor *const descriptors[] = {
 #include "tests/unit/messages.h"
 };
 
-static void send_packet(int sock, struct input packet, size_t nfds)
-{
-	union {
-		char buf[CMSG_SPACE(sizeof(int) * WIRE_MAX_FDS)];
-		struct cmsghdr align;
-	} control = {{0}};
-	struct iovec iov = {(void *)(uintptr_t)packet.at, packet.left};
-	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1};
-	struct cmsghdr *c;
-
-	if (nfds) {
-		h.msg_control = control.buf;
-		h.msg_controllen = CMSG_SPACE(sizeof(int) * nfds);
-		c = CMSG_FIRSTHDR(&h);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(sizeof(int) * nfds);
-		for (size_t i = 0; i < nfds; i++)
-			memcpy(CMSG_DATA(c) + i * sizeof(int), &sock, sizeof(sock));
-	}
-	if (sendmsg(sock, &h, MSG_DONTWAIT) < 0)
-		abort();
-}
-
 static void check_again(const ProtobufCMessage *m)
 {
 	uint8_t *first, *second;
@@ -62,6 +38,7 @@ void fuzz_one(const uint8_t *data, size_t len)
 	struct input in = {data, len};
 	const ProtobufCMessageDescriptor *d = descriptors[take(&in, 1) % ARRAY_LEN(descriptors)];
 	unsigned int nfds = (unsigned int)take(&in, 1);
+	int sent[WIRE_MAX_FDS];
 	bool wanted = nfds & 1;
 	ProtobufCMessage *m = NULL;
 	struct wire_fds fds;
@@ -71,7 +48,10 @@ void fuzz_one(const uint8_t *data, size_t len)
 	if (wire_pair(pair, NULL))
 		abort();
 	nfds = nfds / 2 % (WIRE_MAX_FDS + 1);
-	send_packet(pair[0], in, nfds);
+	for (unsigned int i = 0; i < nfds; i++)
+		sent[i] = pair[0];
+	if (!send_packet(pair[0], in, sent, nfds))
+		abort();
 	close(pair[0]);
 	r = wire_recv(pair[1], d, &m, wanted ? &fds : NULL, 1000, &e);
 	if (r < 0 ? !e.text[0] : r == 0 && in.left)
