@@ -55,20 +55,16 @@ reached() { # KEY NUMBER
 	[ "${now:--1}" -ge "$2" ]
 }
 
-# KVM's own tracepoints say when guests really run, whoever's they are.
+# KVM's own tracepoints say when guests really run, whoever's they are.  They stay on: switching one
+# changes the kernel's code, and QEMU 7.2's TCG may go on with the old code when that is running.
 trace=/sys/kernel/tracing
-trace_on() { # PID or nothing: of this process and its children to come, or of all
+trace_on() {
 	echo 0 >$trace/tracing_on
 	echo >$trace/trace
-	echo "$1" >$trace/set_event_pid
-	echo 1 >$trace/events/kvm/kvm_entry/enable
-	echo 1 >$trace/events/kvm/kvm_exit/enable
 	echo 1 >$trace/tracing_on
 }
 trace_off() { # prints lines "THREAD NS entry|exit" in order of time
 	echo 0 >$trace/tracing_on
-	echo 0 >$trace/events/kvm/enable
-	echo >$trace/set_event_pid
 	sed -n 's/.*-\([0-9]*\) .* \([0-9]*\)\.\([0-9]*\): kvm_\([a-z]*\): .*/\1 \2\3000 \4/p' $trace/trace
 }
 first_entry() { # PID
@@ -88,11 +84,13 @@ blackout() {
 		END { if (back) printf "%.0f\n", back - out }' - events
 }
 
-# memory PID: what a VMM holds beside the guest's RAM, which is a memfd and therefore "shmem".
+# memory PID: what a VMM holds beside the guest's RAM, a mapping of a memfd.
 memory() {
-	awk '/^(VmRSS|RssShmem):/ { print tolower(substr($1, 1, length($1) - 1)) "=" $2 }' "/proc/$1/status" >>figures
-	awk '$1 == "Pss:" { pss = $2 } $1 == "Pss_Shmem:" { shmem = $2 } $1 == "ShmemPmdMapped:" { huge = $2 }
-		END { print "pss_nonram=" pss - shmem; print "ram_2m=" huge }' "/proc/$1/smaps_rollup" >>figures
+	awk '/^[0-9a-f]+-/ { ram = $6 ~ /^\/memfd:/ || $6 ~ /hugepage/ }
+		$1 == "Rss:" { rss += $2; if (!ram) other += $2 }
+		$1 == "Pss:" && !ram { pss += $2 } $1 == "ShmemPmdMapped:" { huge += $2 }
+		END { print "rss=" rss; print "rss_nonram=" other; print "pss_nonram=" pss + 0; print "ram_2m=" huge }' \
+		"/proc/$1/smaps" >>figures
 }
 
 # gap FROM TO: the longest time the guest did not run, less the normal one, as ticks FROM to TO saw it.
@@ -104,8 +102,7 @@ gap() {
 
 # run ARM: one run; its figures go to the file "figures".
 run() {
-	# shellcheck disable=SC2016 # $$ would be the outer shell
-	trace_on "$(exec sh -c 'echo $PPID')"
+	trace_on
 	if [ "$1" = qemu ]; then
 		qemu 1 stamp run.t -- 2>err &
 		wait_for 60 test -s pid1
@@ -125,7 +122,7 @@ run() {
 	memory "$pid"
 
 	before=$(last seq)
-	trace_on ""
+	trace_on
 	case $1 in
 	qemu) qemu 2 stamp move.t --gone "$pid" -- cpr qmp1 qmp2 main cpr -- >move 2>err ;;
 	vmbeam) stamp move.t --gone "$pid" -- vmbeam migrate bench --to fresh --json >move 2>err ;;
@@ -176,7 +173,7 @@ one() {
 		vmbeam stop bench --force >/dev/null 2>&1
 	fi
 	awk -F= -v arm="$1" -v outcome="$outcome" -v order="start_ns own_start_ns total_ns own_total_ns \
-		wall_ns downtime_ns blackout_ns gap_ns vmrss rssshmem pss_nonram ram_2m" '
+		wall_ns downtime_ns blackout_ns gap_ns rss rss_nonram pss_nonram ram_2m" '
 		{ v[$1] = $2 }
 		END { printf "%s,\"%s\"", arm, outcome; n = split(order, key, " ")
 			for (i = 1; i <= n; i++) printf ",%s", v[key[i]]
@@ -189,8 +186,11 @@ qemu-system-x86_64 --version >/dev/null && vmbeam help >/dev/null || exit 1
 [ -d $trace/events ] || mount -t tracefs tracefs $trace || exit 1
 [ -d $trace/events/kvm ] || modprobe -q kvm-amd || modprobe -q kvm-intel
 echo mono >$trace/trace_clock
-echo 1 >$trace/options/event-fork
+echo 0 >$trace/options/overwrite
 echo $TRACE_KIB >$trace/buffer_size_kb
+echo 0 >$trace/tracing_on
+echo 1 >$trace/events/kvm/kvm_entry/enable
+echo 1 >$trace/events/kvm/kvm_exit/enable
 for item; do
 	size=${item%:*} round=${item#*:}
 	[ -z "$huge" ] || echo $((size / 2 + 64)) >/proc/sys/vm/nr_hugepages

@@ -16,7 +16,6 @@
 	n = ++good[size, $11]
 	for (i = 13; i <= NF; i++)
 		v[size, $11, i, n] = $i
-	v[size, $11, "rest", n] = $21 - $22
 }
 
 function median(size, arm, column,    n, i, j, t, a) {
@@ -76,7 +75,7 @@ END {
 		row(size, "downtime, ms, kvm_exit to kvm_entry", 19, 1e6, 0.5)
 		row(size, "pause by the guest's own clock, ms", 20, 1e6)
 		row(size, "start to first instruction, ms", 13, 1e6, 0.1)
-		row(size, "not guest RAM, MiB (RSS)", "rest", 1024, 0, 8)
+		row(size, "not guest RAM, MiB (RSS)", 22, 1024, 0, 8)
 		row(size, "not guest RAM, MiB (PSS)", 23, 1024, 0, 8)
 		row(size, "memory in 2 MiB pages, MiB", 24, 1024)
 	}

@@ -21,7 +21,7 @@
 #   blackout                      the last kvm_exit at the source to the first kvm_entry at the destination
 #   gap                           the longest pause that the guest saw by its own clock around the handover,
 #                                 less the normal one (beatcheck); QEMU stops that clock meanwhile
-#   vmrss, rssshmem               KiB of the VMM; the guest's RAM is all in rssshmem
+#   rss, rss_nonram               KiB of the VMM; the second without its mapping of the RAM (a memfd)
 #   pss_nonram                    KiB, shared libraries divided among their users
 #   ram_2m                        KiB of memory that is mapped by 2 MiB pages
 set -u
@@ -67,7 +67,7 @@ done
 
 [ -s "$part" ] || exit 1
 [ -f $csv ] || echo "call,machine,where,labs,vmbeam,qemu,size,cpus,huge,round,arm,outcome,start,own_start,total,\
-own_total,wall,downtime,blackout,gap,vmrss,rssshmem,pss_nonram,ram_2m" >$csv
+own_total,wall,downtime,blackout,gap,rss,rss_nonram,pss_nonram,ram_2m" >$csv
 cat "$part" >>$csv
 awk -F, -f bench/qemu.awk "$part"
 status=$?

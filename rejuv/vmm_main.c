@@ -52,13 +52,13 @@ static int open_runtime_files(const Vmb__VmConfig *c, struct vm_files *f, struct
 	return f->exit_record < 0 ? -1 : 0;
 }
 
-static int enter_sandbox(struct error *e)
+static int start(struct vm *vm, struct error *e)
 {
 	char *empty = runtime_path(".empty", NULL);
 	int r;
 
 	mkdir(empty, 0555);
-	r = vm_enter_sandbox(empty, e);
+	r = vm_start(vm, empty, e);
 	free(empty);
 	return r;
 }
@@ -87,7 +87,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 		runtime_remove(name);
 		goto out;
 	}
-	vm = vm_create(req->config, &files, e);
+	vm = vm_create(req->config, &files, true, e);
 	if (!vm || vm_boot(vm, e)) {
 		vm_destroy(vm);
 		runtime_remove(name);
@@ -96,7 +96,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	}
 	redirect_log(name);
 	vm_set_user_paused(vm, req->keep_paused);
-	if (enter_sandbox(e)) {
+	if (start(vm, e)) {
 		vm_destroy(vm);
 		vm = NULL;
 		goto out;
@@ -164,7 +164,7 @@ int vmm_process(void)
 		break;
 	case VMB__REQUEST__KIND_INCOMING:
 		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, redirect_log,
-				       enter_sandbox, &e);
+				       start, &e);
 		break;
 	default:
 		error_set(&e, "vmm: neither a new VM nor a handover");

@@ -24,8 +24,8 @@ UNIT_SRC  := $(wildcard tests/unit/*.c)
 UNIT_OBJS := $(UNIT_SRC:%.c=$(OBJ)/%.o)
 UNIT_RUN  := $(OBJ)/tests/unit/run
 # What the tests put something of theirs in the place of.
-WRAPPED   := open fcntl ioctl log_line raise sandbox_enter ring_create ring_destroy ring_readv ring_writev \
-	ring_fdatasync ring_fallocate ring_submit ring_wait virtq_push
+WRAPPED   := open fcntl ioctl log_line raise sandbox_drop_privileges sandbox_filter_calls ring_create \
+	ring_destroy ring_readv ring_writev ring_fdatasync ring_fallocate ring_submit ring_wait virtq_push
 WRAP      := $(addprefix -Wl$(comma)--wrap=,$(WRAPPED))
 
 # Runs as UNIT_ARGS says: --filter 'suite/name', --verbose, ...

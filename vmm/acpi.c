@@ -117,7 +117,7 @@ static size_t fill_madt(const struct vm *vm, uint8_t *start)
 	uint32_t io_apic[2] = {IO_APIC_ADDR, 0};
 
 	p = put(p, apic, 8);
-	for (unsigned int i = 0; i < vm->nvcpus; i++) {
+	for (unsigned int i = 0; i < vm->config->cpus; i++) {
 		uint8_t lapic[8] = {0, 8, (uint8_t)i, (uint8_t)i, 1, 0, 0, 0};
 
 		p = put(p, lapic, 8);
@@ -164,7 +164,7 @@ int acpi_write(struct vm *vm, uint64_t *rsdp_addr, struct error *e)
 	facs = take(&b, 64, 64, &facs_at);
 	dsdt = take(&b, sizeof(dsdt_aml), 16, &dsdt_at);
 	fadt = take(&b, sizeof(*fadt), 16, &fadt_at);
-	madt = take(&b, 128 + 8 * (size_t)vm->nvcpus, 16, &madt_at);
+	madt = take(&b, 128 + 8 * (size_t)vm->config->cpus, 16, &madt_at);
 	xsdt = take(&b, sizeof(struct header) + 16, 16, &xsdt_at);
 	if (!rsdp || !facs || !dsdt || !fadt || !madt || !xsdt)
 		return error_set(e, "ACPI tables do not fit");

@@ -331,7 +331,7 @@ static int load_pvh(struct vm *vm, uint64_t pvh_entry, struct boot_entry *entry,
 	return 0;
 }
 
-int boot_load(struct vm *vm, struct boot_entry *entry, struct error *e)
+static int load(struct vm *vm, struct boot_entry *entry, struct error *e)
 {
 	struct {
 		uint8_t before[0x1f1];
@@ -351,6 +351,58 @@ int boot_load(struct vm *vm, struct boot_entry *entry, struct error *e)
 		return multiboot_load(vm, entry, e);
 	return error_set(e, "%s: neither a bzImage, nor an ELF with a PVH note, nor multiboot",
 			 vm->config->kernel);
+}
+
+struct boot_load {
+	struct vm *vm;
+	pthread_t thread;
+	struct boot_entry entry;
+	struct error error;
+	int result;
+};
+
+static void *load_thread(void *arg)
+{
+	struct boot_load *l = arg;
+
+	l->result = load(l->vm, &l->entry, &l->error);
+	return NULL;
+}
+
+void boot_load_start(struct vm *vm)
+{
+	struct boot_load *l = xcalloc(1, sizeof(*l));
+
+	l->vm = vm;
+	if (pthread_create(&l->thread, NULL, load_thread, l))
+		free(l); /* boot_load() does without */
+	else
+		vm->boot_load = l;
+}
+
+void boot_load_cancel(struct vm *vm)
+{
+	if (vm->boot_load)
+		pthread_join(vm->boot_load->thread, NULL);
+	free(vm->boot_load);
+	vm->boot_load = NULL;
+}
+
+int boot_load(struct vm *vm, struct boot_entry *entry, struct error *e)
+{
+	struct boot_load *l = vm->boot_load;
+	int result;
+
+	if (!l)
+		return load(vm, entry, e);
+	pthread_join(l->thread, NULL);
+	*entry = l->entry;
+	result = l->result;
+	if (result)
+		*e = l->error;
+	free(l);
+	vm->boot_load = NULL;
+	return result;
 }
 
 /* ---- registers */

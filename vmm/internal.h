@@ -86,7 +86,7 @@ void loop_stop(struct loop *l);
 
 /* ------------------------------------------------------------------ vcpu.c, vcpu_state.c */
 
-enum vcpu_job { VCPU_JOB_NONE, VCPU_JOB_CAPTURE, VCPU_JOB_RESTORE, VCPU_JOB_WARM };
+enum vcpu_job { VCPU_JOB_NONE, VCPU_JOB_BEGIN, VCPU_JOB_CAPTURE, VCPU_JOB_RESTORE, VCPU_JOB_WARM };
 
 struct vcpu {
 	struct vm *vm;
@@ -163,6 +163,9 @@ struct boot_range {
 
 /* Loads kernel, initrd, command line and tables into guest memory. */
 int boot_load(struct vm *vm, struct boot_entry *entry, struct error *e);
+/* Has a thread begin with it; boot_load() then waits for that one.  Memory and files are there. */
+void boot_load_start(struct vm *vm);
+void boot_load_cancel(struct vm *vm);
 /* Sets vCPU 0's registers for `entry`. */
 int boot_set_registers(struct vm *vm, const struct boot_entry *entry, struct error *e);
 /* Is there a multiboot1 header?  Loads such an image. */
@@ -452,8 +455,10 @@ void irq_line(struct vm *vm, unsigned int irq, bool level);
 
 /* ------------------------------------------------------------------ sandbox.c */
 
-/* No capabilities, no file system, the system calls of a table with reasons; for all threads. */
-int sandbox_enter(const char *empty_dir, struct error *e);
+/* No file system, no capabilities; for this thread and those that it starts. */
+int sandbox_drop_privileges(const char *empty_dir, struct error *e);
+/* The system calls of a table with reasons, for all threads.  before() is called when all is ready for it. */
+int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e);
 
 /* ------------------------------------------------------------------ vm.c */
 
@@ -472,6 +477,7 @@ struct vm {
 	struct loop *loop;
 	bool huge_pages; /* RAM is expected to be in 2 MiB pages */
 	void *warm_stub; /* warm.c */
+	struct boot_load *boot_load; /* boot.c: under way, or NULL */
 
 	struct vcpu *vcpus;
 	unsigned int nvcpus;

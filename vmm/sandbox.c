@@ -1,8 +1,8 @@
 /* sandbox.c: what a vmm process gives up before its guest runs.
  *
  * Everything is open by then; what follows is done in this order: an empty root directory, an
- * unprivileged user (which takes every thread's capabilities), no_new_privs, and a filter of system
- * calls for all threads at once (TSYNC).  A call outside the table ends the process: a guest that
+ * unprivileged user (which takes the capabilities), the vCPUs' threads, no_new_privs, and a filter of
+ * system calls for all threads at once (TSYNC).  A call outside the table ends the process: a guest that
  * gets that far has broken out of the device model.
  */
 #include "vmm/internal.h"
@@ -114,11 +114,15 @@ static const uint32_t ioctls[] = {
 	TUNSETOFFLOAD, /* what a network driver negotiates */
 };
 
-static int load_filter(struct error *e)
+int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e)
 {
-	scmp_filter_ctx f = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int r = f ? 0 : -ENOMEM;
+	scmp_filter_ctx f;
+	int r;
 
+	if (sanitized)
+		return 0;
+	f = seccomp_init(SCMP_ACT_KILL_PROCESS);
+	r = f ? 0 : -ENOMEM;
 	if (!r)
 		r = seccomp_attr_set(f, SCMP_FLTATR_CTL_TSYNC, 1);
 	/* KVM_RUN is the call made most: its ioctl rules are tried early. */
@@ -139,6 +143,7 @@ static int load_filter(struct error *e)
 	if (!r)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
 				     SCMP_A0_32(SCMP_CMP_EQ, (uint32_t)getpid()));
+	before(ctx);
 	if (!r)
 		r = seccomp_load(f);
 	seccomp_release(f);
@@ -146,7 +151,7 @@ static int load_filter(struct error *e)
 	return r ? error_set_errno(e, "sandbox: system call filter") : 0;
 }
 
-int sandbox_enter(const char *empty_dir, struct error *e)
+int sandbox_drop_privileges(const char *empty_dir, struct error *e)
 {
 	if (geteuid() == 0) {
 		if (chroot(empty_dir) || chdir("/"))
@@ -161,5 +166,5 @@ int sandbox_enter(const char *empty_dir, struct error *e)
 	capng_get_caps_process();
 	if (capng_have_capabilities(CAPNG_SELECT_CAPS) > CAPNG_NONE)
 		return error_set(e, "sandbox: capabilities are left");
-	return sanitized ? 0 : load_filter(e);
+	return 0;
 }

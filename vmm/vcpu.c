@@ -133,6 +133,8 @@ static void run_guest(struct vcpu *v)
 
 static void do_job(struct vcpu *v)
 {
+	char name[16];
+
 	switch (v->job) {
 	case VCPU_JOB_CAPTURE:
 		v->job_state = vcpu_state_get(v, &v->job_error);
@@ -143,6 +145,10 @@ static void do_job(struct vcpu *v)
 		break;
 	case VCPU_JOB_WARM:
 		v->job_result = v->index == 0 ? vcpu_warm(v, &v->job_error) : 0;
+		break;
+	case VCPU_JOB_BEGIN:
+		snprintf(name, sizeof(name), "vcpu%u", v->index);
+		pthread_setname_np(pthread_self(), name);
 		break;
 	case VCPU_JOB_NONE:
 		break;
@@ -205,7 +211,6 @@ int vcpu_start_thread(struct vcpu *v, struct error *e)
 {
 	struct sigaction sa = {.sa_handler = on_kick};
 	pthread_attr_t attr;
-	char name[16];
 
 	sigaction(KICK_SIGNAL, &sa, NULL);
 	pthread_attr_init(&attr);
@@ -215,8 +220,6 @@ int vcpu_start_thread(struct vcpu *v, struct error *e)
 	if (errno)
 		return error_set_errno(e, "vCPU %u: cannot create its thread", v->index);
 	v->started = true;
-	snprintf(name, sizeof(name), "vcpu%u", v->index);
-	pthread_setname_np(v->thread, name);
 	return 0;
 }
 
@@ -278,8 +281,14 @@ int vcpus_do(struct vm *vm, enum vcpu_job job, Vmb__VcpuState **states, struct e
 	int result = 0;
 
 	for (unsigned int i = 0; i < vm->nvcpus; i++) {
-		vm->vcpus[i].job_state = states && job == VCPU_JOB_RESTORE ? states[i] : NULL;
-		vm->vcpus[i].job = job;
+		struct vcpu *v = &vm->vcpus[i];
+
+		v->job_state = states && job == VCPU_JOB_RESTORE ? states[i] : NULL;
+		v->job = job;
+		if (!v->started) { /* vm_create(): there are no threads yet */
+			do_job(v);
+			v->job = VCPU_JOB_NONE;
+		}
 	}
 	pthread_cond_broadcast(&vm->vcpus_wake);
 	wait_until_quiet(vm);

@@ -82,6 +82,11 @@ static int open_kvm(struct vm *vm, struct error *e)
 	}
 	if (ioctl(vm->kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
 		return error_set(e, "/dev/kvm: not API version %d", KVM_API_VERSION);
+	return 0;
+}
+
+static int create_vm(struct vm *vm, struct error *e)
+{
 	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
 	if (vm->fd < 0)
 		return error_set_errno(e, "KVM_CREATE_VM");
@@ -121,7 +126,6 @@ static int add_slot(struct vm *vm, unsigned int slot, uint64_t gpa, uint64_t siz
 static int create_memory(struct vm *vm, struct error *e)
 {
 	struct memory *m = &vm->memory;
-	uint64_t low;
 
 	if (memory_create(m, vm->config->memory, vm->config->hugepages, vm->files.ram, e))
 		return -1;
@@ -129,7 +133,14 @@ static int create_memory(struct vm *vm, struct error *e)
 	if (memory_map(m, e))
 		return -1;
 	vm->huge_pages = warm_huge_pages(m->hugetlb);
-	low = memory_low_size(m);
+	return 0;
+}
+
+static int add_memory(struct vm *vm, struct error *e)
+{
+	struct memory *m = &vm->memory;
+	uint64_t low = memory_low_size(m);
+
 	if (add_slot(vm, SLOT_LOW_RAM, 0, low, m->base, e))
 		return -1;
 	return m->size > low ? add_slot(vm, SLOT_HIGH_RAM, HIGH_RAM, m->size - low, m->base + low, e)
@@ -210,7 +221,8 @@ static int create_devices(struct vm *vm, struct error *e)
 	return vm->console ? 0 : -1;
 }
 
-struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct error *e)
+struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool boot,
+		     struct error *e)
 {
 	struct vm *vm = xcalloc(1, sizeof(*vm));
 	struct stat lock;
@@ -224,13 +236,14 @@ struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct
 	/* Who started the VM, not who moved it here last. */
 	vm->owner_uid = files->lock >= 0 && !fstat(files->lock, &lock) ? lock.st_uid : geteuid();
 	vm->config = config_copy(config);
-	if (vm_config_validate(vm->config, e) || open_kvm(vm, e) || create_irqchip(vm, e) ||
-	    choose_cpu_model(vm, e) || kvm_caps_read(vm, e) || create_memory(vm, e) ||
-	    create_vcpus(vm, e) || create_devices(vm, e))
+	if (vm_config_validate(vm->config, e) || open_kvm(vm, e) || create_memory(vm, e))
 		goto fail;
-	for (unsigned int i = 0; i < vm->nvcpus; i++)
-		if (vcpu_start_thread(&vm->vcpus[i], e))
-			goto fail;
+	/* Page faults and copies here, waiting for KVM there: side by side. */
+	if (boot)
+		boot_load_start(vm);
+	if (create_vm(vm, e) || create_irqchip(vm, e) || choose_cpu_model(vm, e) ||
+	    kvm_caps_read(vm, e) || add_memory(vm, e) || create_vcpus(vm, e) || create_devices(vm, e))
+		goto fail;
 	pthread_mutex_lock(&vm->lock);
 	vm->reset_state = vm_capture_cpus(vm, e);
 	pthread_mutex_unlock(&vm->lock);
@@ -246,6 +259,7 @@ void vm_destroy(struct vm *vm)
 {
 	if (!vm)
 		return;
+	boot_load_cancel(vm);
 	pthread_mutex_lock(&vm->lock);
 	vm->quit = true;
 	vm->running = false;
@@ -296,9 +310,25 @@ int vm_boot(struct vm *vm, struct error *e)
 		       : 0;
 }
 
-int vm_enter_sandbox(const char *empty_dir, struct error *e)
+/* A thread's first system calls are not in the sandbox's table. */
+static void await_threads(void *ctx)
 {
-	return sandbox_enter(empty_dir, e);
+	struct vm *vm = ctx;
+
+	pthread_mutex_lock(&vm->lock);
+	vcpus_do(vm, VCPU_JOB_BEGIN, NULL, NULL);
+	pthread_mutex_unlock(&vm->lock);
+}
+
+int vm_start(struct vm *vm, const char *empty_dir, struct error *e)
+{
+	/* While this is the only thread: a change of user has to reach every one. */
+	if (empty_dir && sandbox_drop_privileges(empty_dir, e))
+		return -1;
+	for (unsigned int i = 0; i < vm->nvcpus; i++)
+		if (vcpu_start_thread(&vm->vcpus[i], e))
+			return -1;
+	return empty_dir ? sandbox_filter_calls(await_threads, vm, e) : 0;
 }
 
 void vm_reset_devices(struct vm *vm)

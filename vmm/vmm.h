@@ -1,10 +1,11 @@
 /* vmm.h: one virtual machine on KVM, in one process.
  *
  * A vmm process is built in this order:
- *   vm_create()        /dev/kvm, memory, vCPUs and their threads, devices; opens nothing later
- *   vm_boot()          a new VM: kernel and tables into memory;     or
- *   vm_restore()       a VM captured elsewhere
- *   vm_enter_sandbox() no capability, no file system, few system calls
+ *   vm_create()   /dev/kvm, memory, vCPUs, devices; opens nothing later
+ *   vm_boot()     a new VM: kernel and tables into memory;     or
+ *   vm_load_provisional()   one that comes from elsewhere
+ *   vm_start()    no capability, no file system, few system calls; the vCPUs' threads
+ *   vm_restore()  a VM captured elsewhere
  *   vm_resume(), vm_loop()
  *
  * Threads: every function here is called on the process's main thread; those marked "locked" with
@@ -58,12 +59,15 @@ struct vm;
 int vm_config_validate(const Vmb__VmConfig *config, struct error *e);
 
 /* Builds a VM of `config` (copied) that has not run.  Takes over *files in every case.
- * If config->cpu_model is absent the machine's default is chosen and stored in vm_config(). */
-struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, struct error *e);
+ * If config->cpu_model is absent the machine's default is chosen and stored in vm_config().
+ * With `boot` the kernel is loaded by a thread meanwhile; vm_boot() is to follow. */
+struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool boot,
+		     struct error *e);
 void vm_destroy(struct vm *vm);
 int vm_boot(struct vm *vm, struct error *e);
-/* empty_dir becomes the process's root directory. */
-int vm_enter_sandbox(const char *empty_dir, struct error *e);
+/* Starts the vCPUs' threads, once the process has given up what it does not need any more: empty_dir
+ * becomes its root directory.  NULL: it gives up nothing (tests). */
+int vm_start(struct vm *vm, const char *empty_dir, struct error *e);
 /* Runs the event loop until the VM has ended or vm_leave(); returns the exit status of the process.
  * *reason is a static string: "shutdown", "stopped", "debug-exit", "moved". */
 int vm_loop(struct vm *vm, const char **reason);

@@ -116,8 +116,8 @@ static int take_files(struct incoming *in, struct wire_fds *fds, struct vm_files
 		       : 0;
 }
 
-static int build(struct incoming *in, struct wire_fds *fds, int (*enter_sandbox)(struct error *e),
-		 struct error *e)
+static int build(struct incoming *in, struct wire_fds *fds,
+		 int (*start)(struct vm *vm, struct error *e), struct error *e)
 {
 	struct vm_files files;
 
@@ -132,7 +132,7 @@ static int build(struct incoming *in, struct wire_fds *fds, int (*enter_sandbox)
 	}
 	/* Where both are dead, whoever had it last. */
 	in->source = in->req->recover ? owner_read(in->owner).owner : (uint16_t)in->req->source;
-	in->vm = vm_create(in->req->provisional->config, &files, e);
+	in->vm = vm_create(in->req->provisional->config, &files, false, e);
 	if (!in->vm)
 		return -1;
 	vm_lock(in->vm);
@@ -141,7 +141,7 @@ static int build(struct incoming *in, struct wire_fds *fds, int (*enter_sandbox)
 		return -1;
 	}
 	vm_unlock(in->vm);
-	return enter_sandbox(e);
+	return start(in->vm, e);
 }
 
 enum news { NEWS_CAPTURED, NEWS_GIVEN_UP, NEWS_SOURCE_DEAD };
@@ -284,7 +284,7 @@ static bool receive(struct incoming *in, struct error *e)
 
 struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct wire_fds *fds,
 			     struct handover_source *self, void (*redirect_log)(const char *name),
-			     int (*enter_sandbox)(struct error *e), struct error *e)
+			     int (*start)(struct vm *vm, struct error *e), struct error *e)
 {
 	struct incoming in = {
 		.req = req,
@@ -306,7 +306,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 		error_set(e, "fault injected");
 		goto out;
 	}
-	if (build(&in, fds, enter_sandbox, e))
+	if (build(&in, fds, start, e))
 		goto out;
 	if (fault_point("destination.built")) {
 		error_set(e, "fault injected");

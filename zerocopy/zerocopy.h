@@ -89,10 +89,11 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
  *
  * Returns the VM, running or (if the source died too early) crashed with its memory kept; NULL when
  * there is nothing to run here, with *e set if that is a failure.  Sets the instance of *self.
+ * start() calls vm_start().
  */
 struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct wire_fds *fds,
 			     struct handover_source *self, void (*redirect_log)(const char *name),
-			     int (*enter_sandbox)(struct error *e), struct error *e);
+			     int (*start)(struct vm *vm, struct error *e), struct error *e);
 
 /* ---- driver */
 

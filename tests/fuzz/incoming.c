@@ -67,10 +67,9 @@ static void no_log(const char *name)
 	(void)name;
 }
 
-static int no_sandbox(struct error *e)
+static int start(struct vm *vm, struct error *e)
 {
-	(void)e;
-	return 0;
+	return vm_start(vm, NULL, e);
 }
 
 static void serve(struct vm *vm, struct handover_source *source)
@@ -113,7 +112,7 @@ void fuzz_one(const uint8_t *data, size_t len)
 	driver = make_fd(FD_SOCKET_CLOSED, none);
 	source = handover_source_create(1);
 	fake.nested_size = 4224;
-	vm = handover_incoming(driver, r, &fds, source, no_log, no_sandbox, &e);
+	vm = handover_incoming(driver, r, &fds, source, no_log, start, &e);
 	if (vm) {
 		serve(vm, source);
 		vm_destroy(vm);

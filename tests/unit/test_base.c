@@ -255,7 +255,7 @@ static struct vm *try_create(const Vmb__VmConfig *c, struct error *e)
 	    fcntl(f.ram, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
 		abort();
 	e->text[0] = 0;
-	return vm_create(c, &f, e);
+	return vm_create(c, &f, false, e);
 }
 
 static void spare_config(struct config *g)

@@ -212,13 +212,13 @@ UNIT(boot, acpi_names_every_cpu)
 {
 	open_vm(8 * MIB);
 	for (unsigned int n = 1; n <= MAX_VCPUS; n++) {
-		unsigned int real = vm->nvcpus, found = 0;
+		unsigned int real = vm->config->cpus, found = 0;
 		uint64_t rsdp = 0, madt, p;
 		int r;
 
-		vm->nvcpus = n;
+		vm->config->cpus = n;
 		r = acpi_write(vm, &rsdp, &e);
-		vm->nvcpus = real;
+		vm->config->cpus = real;
 		cr_assert_eq(r, 0, "%u: %s", n, e.text);
 		madt = check_acpi(rsdp);
 		for (p = madt + 44; p < madt + word(madt + 4); p += *(uint8_t *)at(p + 1)) {
@@ -264,6 +264,34 @@ UNIT(boot, what_is_no_image_is_refused)
 		vm->files.kernel = kernel;
 		close_fd(&others[i]);
 	}
+	destroy_vm(vm, &ends);
+}
+
+UNIT(boot, a_load_by_a_thread_gives_what_a_load_gives)
+{
+	struct boot_entry direct;
+
+	for (unsigned int i = 0; i < IMAGES; i++) {
+		uint8_t *copy = malloc(8 * MIB);
+
+		make(i);
+		open_vm(8 * MIB);
+		cr_assert_eq(load(image, image_len), 0, "%s", e.text);
+		direct = entry;
+		memcpy(copy, at(0), 8 * MIB);
+		memset(at(0), 0, 8 * MIB);
+		boot_load_start(vm);
+		cr_assert_eq(boot_load(vm, &entry, &e), 0, "%s", e.text);
+		cr_assert(!memcmp(&direct, &entry, sizeof(entry)));
+		cr_assert(!memcmp(copy, at(0), 8 * MIB));
+		cr_assert_null(vm->boot_load);
+		boot_load_start(vm); /* and nobody waits for it */
+		destroy_vm(vm, &ends);
+		free(copy);
+	}
+	open_vm(8 * MIB);
+	boot_load_start(vm);
+	assert_error(boot_load(vm, &entry, &e), &e, "too short");
 	destroy_vm(vm, &ends);
 }
 
