@@ -6,10 +6,12 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/sysinfo.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { START_TIMEOUT_MS = 60000, CLEAR_MS = 5000 };
@@ -250,6 +252,7 @@ static int start(struct run_options *o, int *console, struct error *e)
 	Vmb__Request r = VMB__REQUEST__INIT;
 	Vmb__CreateRequest create = VMB__CREATE_REQUEST__INIT;
 	int pair[2] = {-1, -1}, link, result;
+	pid_t pid;
 	bool attach = o->attach && !o->detach;
 
 	if (attach && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
@@ -258,7 +261,8 @@ static int start(struct run_options *o, int *console, struct error *e)
 	create.keep_paused = o->paused;
 	r.kind_case = VMB__REQUEST__KIND_CREATE;
 	r.create = &create;
-	if (vmm_spawn(vmm_process, &link, e) < 0) {
+	pid = vmm_spawn(vmm_process, &link, e);
+	if (pid < 0) {
 		close_fd(&pair[0]);
 		close_fd(&pair[1]);
 		return -1;
@@ -266,8 +270,13 @@ static int start(struct run_options *o, int *console, struct error *e)
 	result = vmm_request(link, &r, &pair[1], attach, NULL, NULL, START_TIMEOUT_MS, e);
 	close(link);
 	close_fd(&pair[1]);
-	if (result)
+	if (result) {
 		close_fd(&pair[0]);
+		/* In its sandbox already, perhaps, where it cannot remove what it has made. */
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		runtime_clear(o->config.name, 0);
+	}
 	*console = pair[0];
 	return result;
 }

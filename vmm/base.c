@@ -2,6 +2,7 @@
 #include "vmm/base.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,6 +113,13 @@ void close_fd(int *fd)
 		}                                                                                  \
 		return (ssize_t)done;                                                              \
 	} while (0)
+
+bool process_has_ended(int pidfd, int wait_ms)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return pidfd < 0 || poll(&p, 1, wait_ms) > 0;
+}
 
 ssize_t write_all(int fd, const void *buf, size_t len)
 {

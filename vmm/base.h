@@ -50,6 +50,9 @@ static inline uint64_t clock_ns(void)
 /* Closes *fd unless it is -1, and sets it to -1. */
 void close_fd(int *fd);
 
+/* Has the process of a pidfd ended?  Waits for that at most wait_ms.  Of -1: yes. */
+bool process_has_ended(int pidfd, int wait_ms);
+
 /* write()/read() until all is done or it fails; -1 with errno, or a short count at end of file. */
 ssize_t write_all(int fd, const void *buf, size_t len);
 ssize_t read_all(int fd, void *buf, size_t len);

@@ -109,7 +109,7 @@ struct kvm_caps {
 	int xsave_size;
 	int nested_size; /* 0: no nested state */
 	bool xcrs;
-	uint32_t *msrs; /* the list to carry: KVM_GET_MSR_INDEX_LIST less the skip table */
+	uint32_t *msrs; /* the list to carry: KVM_GET_MSR_INDEX_LIST less the skip table, and the MTRRs */
 	size_t nmsrs;
 };
 

@@ -9,6 +9,7 @@
 
 #include <cap-ng.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <linux/if_tun.h>
 #include <seccomp.h>
@@ -40,7 +41,6 @@ static const struct {
 	{SCMP_SYS(close), "clients that left"},
 	{SCMP_SYS(fstat), "size of images at a reset, of a state memfd"},
 	{SCMP_SYS(newfstatat), "the same, as newer C libraries call it"},
-	{SCMP_SYS(fcntl), "sealing the state memfd, checking seals"},
 	{SCMP_SYS(futex), "the lock and its conditions"},
 	{SCMP_SYS(epoll_wait), "event loop"},
 	{SCMP_SYS(epoll_pwait), "event loop, as newer C libraries call it"},
@@ -114,6 +114,8 @@ static const uint32_t ioctls[] = {
 	TUNSETOFFLOAD, /* what a network driver negotiates */
 };
 
+static const uint32_t fcntls[] = {F_ADD_SEALS, F_GET_SEALS};
+
 int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e)
 {
 	scmp_filter_ctx f;
@@ -133,7 +135,11 @@ int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e)
 				     SCMP_A1_32(SCMP_CMP_EQ, ioctls[i]));
 	for (size_t i = 0; i < ARRAY_LEN(calls) && !r; i++)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, calls[i].nr, 0);
-	/* Memory, but never executable; signals, but only to this process. */
+	/* Seals, but no signals to others by F_SETOWN; memory, but never executable; signals, but only
+	 * to this process. */
+	for (size_t i = 0; i < ARRAY_LEN(fcntls) && !r; i++)
+		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				     SCMP_A1_32(SCMP_CMP_EQ, fcntls[i]));
 	if (!r)
 		r = seccomp_rule_add(f, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
 				     SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));

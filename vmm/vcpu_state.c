@@ -33,6 +33,13 @@ static const struct {
 	{0x4b564d06, 0x4b564d07, "async page fault: not offered by the CPU model"},
 };
 
+/* MSRs that KVM keeps without naming them in its list: the MTRRs (arch/x86/kvm/mtrr.c). */
+static const struct {
+	uint32_t first, last;
+} msr_more[] = {{0x200, 0x20f}, {0x250, 0x250}, {0x258, 0x259}, {0x268, 0x26f}, {0x2ff, 0x2ff}};
+
+enum { MSR_MORE_MAX = 32 };
+
 static bool msr_is_skipped(uint32_t index)
 {
 	for (size_t i = 0; i < ARRAY_LEN(msr_skip); i++)
@@ -53,10 +60,13 @@ static int read_msr_list(struct vm *vm, struct error *e)
 		free(list);
 		return error_set_errno(e, "KVM_GET_MSR_INDEX_LIST");
 	}
-	vm->caps.msrs = xcalloc(list->nmsrs, sizeof(uint32_t));
+	vm->caps.msrs = xcalloc(list->nmsrs + MSR_MORE_MAX, sizeof(uint32_t));
 	for (uint32_t i = 0; i < list->nmsrs; i++)
 		if (!msr_is_skipped(list->indices[i]))
 			vm->caps.msrs[vm->caps.nmsrs++] = list->indices[i];
+	for (size_t i = 0; i < ARRAY_LEN(msr_more); i++)
+		for (uint32_t index = msr_more[i].first; index <= msr_more[i].last; index++)
+			vm->caps.msrs[vm->caps.nmsrs++] = index;
 	free(list);
 	return 0;
 }

@@ -43,13 +43,6 @@ static void end_phase(struct incoming *in, const char *name)
 	in->mark = now;
 }
 
-static bool is_dead(int pidfd)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-	return pidfd < 0 || poll(&p, 1, 0) > 0;
-}
-
 static void reply(struct incoming *in, Vmb__Reply__KindCase kind)
 {
 	Vmb__Reply r = VMB__REPLY__INIT;
@@ -144,6 +137,7 @@ static int build(struct incoming *in, struct wire_fds *fds,
 	return start(in->vm, e);
 }
 
+enum { DEATH_MS = 1000 };
 enum news { NEWS_CAPTURED, NEWS_GIVEN_UP, NEWS_SOURCE_DEAD };
 
 /* Waits until the source has captured, has given up or has died. */
@@ -166,9 +160,7 @@ static enum news await_capture(struct incoming *in)
 		return captured ? NEWS_CAPTURED : NEWS_GIVEN_UP;
 	}
 	/* The link closes a moment before the process is dead. */
-	for (int i = 0; i < 100 && !is_dead(in->source_pidfd); i++)
-		poll(&p[1], 1, 10);
-	return is_dead(in->source_pidfd) ? NEWS_SOURCE_DEAD : NEWS_GIVEN_UP;
+	return process_has_ended(in->source_pidfd, DEATH_MS) ? NEWS_SOURCE_DEAD : NEWS_GIVEN_UP;
 }
 
 static bool is_socket(int fd)
@@ -266,7 +258,7 @@ static bool receive(struct incoming *in, struct error *e)
 		if (!take_over(in, &phase, e)) {
 			tell_result(in, phase, NULL);
 			served = true;
-		} else if (is_dead(in->source_pidfd) && owner_read(in->owner).owner == in->source) {
+		} else if (process_has_ended(in->source_pidfd, 0) && owner_read(in->owner).owner == in->source) {
 			served = keep_crashed(in, e); /* it had taken the VM back, and died then */
 		} else {
 			tell_result(in, phase, e);

@@ -248,14 +248,13 @@ static void wait_for_both(struct drive *d)
  * the guest runs on.  Then both are let go. */
 static int rehearse(struct drive *d)
 {
-	struct pollfd p = {.fd = d->destination.pidfd, .events = POLLIN};
 	uint64_t deadline = clock_ns() + PREPARE_TIMEOUT_MS * 1000000ull;
 	struct error e;
 
 	while (!d->warmed && !is_over(d) && clock_ns() < deadline)
 		look(d, PREPARE_TIMEOUT_MS);
 	close_fd(&d->source.link);
-	poll(&p, 1, RETIRE_TIMEOUT_MS); /* it ends after the source has let go */
+	process_has_ended(d->destination.pidfd, RETIRE_TIMEOUT_MS); /* it ends after the source has let go */
 	if (d->warmed) {
 		add_phase(d->r, "prepare", d->prepared_at - d->start);
 		return 0;
@@ -299,13 +298,12 @@ static int recover(struct drive *d)
 static bool await_service(struct drive *d)
 {
 	struct party *t = &d->destination;
-	struct pollfd p = {.fd = t->pidfd, .events = POLLIN};
 	uint64_t deadline = clock_ns() + FINISH_TIMEOUT_MS * 1000000ull;
 
 	while (!t->serves && t->link >= 0 && clock_ns() < deadline)
 		look(d, FINISH_TIMEOUT_MS);
 	/* The link of one that is killed closes a moment before it is dead. */
-	t->dead = poll(&p, 1, !t->serves && t->link < 0 ? FINISH_TIMEOUT_MS : 0) > 0;
+	t->dead = process_has_ended(t->pidfd, !t->serves && t->link < 0 ? FINISH_TIMEOUT_MS : 0);
 	return t->dead;
 }
 
@@ -324,9 +322,7 @@ static int report(struct drive *d)
 	r->nphases = 0;
 	r->completed = false;
 	if (t && t->completed && !(s && s->crashed)) {
-		struct pollfd p = {.fd = d->source.pidfd, .events = POLLIN};
-
-		poll(&p, 1, RETIRE_TIMEOUT_MS);
+		process_has_ended(d->source.pidfd, RETIRE_TIMEOUT_MS);
 		now = clock_ns();
 		r->completed = true;
 		add_phase(r, "prepare", d->prepared_at ? d->prepared_at - d->start : 0);

@@ -220,13 +220,6 @@ static int await_destination(struct move *m, int timeout_ms, struct error *e)
 	}
 }
 
-static bool destination_is_dead(const struct move *m)
-{
-	struct pollfd p = {.fd = m->destination_pidfd, .events = POLLIN};
-
-	return poll(&p, 1, 0) > 0;
-}
-
 /* Its registers are lost with the destination; its memory is still held here. */
 static void keep_crashed(struct move *m, struct error *e)
 {
@@ -244,11 +237,11 @@ static bool take_back(struct move *m, struct error *e)
 	if (owner_abort(s->owner, s->instance, m->destination))
 		goto mine;
 	/* It has committed.  Alive, it will start the guest; give it time to do so or to die. */
-	for (int i = 0; i < LEAVE_TIMEOUT_MS / 10 && !destination_is_dead(m) &&
+	for (int i = 0; i < LEAVE_TIMEOUT_MS / 10 && !process_has_ended(m->destination_pidfd, 0) &&
 			!owner_read(s->owner).started;
 	     i++)
 		poll(NULL, 0, 10);
-	if (!destination_is_dead(m))
+	if (!process_has_ended(m->destination_pidfd, 0))
 		return false;
 	if (owner_reclaim(s->owner, s->instance, m->destination))
 		goto mine;
@@ -300,7 +293,7 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 		error_set(&e, "fault injected");
 		take_back(&m, &e);
 	} else if (!stop_and_capture(&m, &e) && await_destination(&m, COMMIT_TIMEOUT_MS, &e)) {
-		m.result.completed = !destination_is_dead(&m);
+		m.result.completed = !process_has_ended(m.destination_pidfd, 0);
 		if (!m.result.completed)
 			keep_crashed(&m, &e);
 	} else {

@@ -304,6 +304,8 @@ static uint64_t *msr_at(struct fake_vcpu *v, uint32_t index)
 {
 	if (index == 0x6e0)
 		return &v->tsc_deadline;
+	if (index == 0x2ff) /* not in the list */
+		return &v->mtrr;
 	for (size_t i = 0; i < ARRAY_LEN(msrs) - 1; i++)
 		if (msrs[i] == index)
 			return &v->msr[i];

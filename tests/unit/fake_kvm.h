@@ -20,7 +20,7 @@ struct fake_vcpu {
 	struct kvm_vcpu_events events;
 	struct kvm_xcrs xcrs;
 	uint8_t xsave[FAKE_XSAVE_MAX], nested[8192];
-	uint64_t tsc_offset, tsc_deadline, msr[FAKE_MSRS];
+	uint64_t tsc_offset, tsc_deadline, mtrr, msr[FAKE_MSRS];
 	struct kvm_mp_state mp_state;
 };
 

@@ -223,6 +223,7 @@ static void assert_same_cpus(const struct fake_machine *a, const struct fake_mac
 		cr_assert_eq(x->mp_state.mp_state, y->mp_state.mp_state);
 		cr_assert_eq(x->tsc_offset, y->tsc_offset);
 		cr_assert_eq(x->tsc_deadline, y->tsc_deadline);
+		cr_assert_eq(x->mtrr, y->mtrr);
 		/* [0] is the TSC, [6] has its own field, [10] is the wall clock, not carried */
 		for (unsigned int k = 1; k < 10; k++)
 			if (k != 6)
