@@ -66,8 +66,10 @@ for cpus in ${CPUS:-2} 1; do
 done
 
 [ -s "$part" ] || exit 1
-[ -f $csv ] || echo "call,machine,where,labs,vmbeam,qemu,size,cpus,huge,round,arm,outcome,start,own_start,total,\
-own_total,wall,downtime,blackout,gap,rss,rss_nonram,pss_nonram,ram_2m" >$csv
+header="call,machine,where,labs,vmbeam,qemu,size,cpus,huge,round,arm,outcome,start,own_start,total,\
+own_total,wall,downtime,blackout,gap,rss,rss_nonram,pss_nonram,ram_2m"
+[ ! -f $csv ] || [ "$(head -n 1 $csv)" = "$header" ] || mv $csv $csv.old # columns that meant something else
+[ -f $csv ] || echo "$header" >$csv
 cat "$part" >>$csv
 awk -F, -f bench/qemu.awk "$part"
 status=$?

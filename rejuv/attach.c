@@ -17,7 +17,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { LEAVE_KEY = 0x1d, DRAIN_MS = 3000, RECONNECT_TRIES = 200, RECONNECT_MS = 50 };
+enum { LEAVE_KEY = 0x1d, DRAIN_MS = 3000, RECONNECT_TRIES = 200, RECONNECT_MS = 50, REOPEN_MS = 200 };
 
 enum { OPEN_SECONDS = 5 };
 
@@ -172,12 +172,14 @@ static void loop(struct attach *a)
 		};
 		struct error e;
 
-		if (poll(p, 4, -1) < 0 && errno != EINTR)
+		if (poll(p, 4, a->console < 0 ? REOPEN_MS : -1) < 0 && errno != EINTR)
 			break;
-		if (p[0].revents && !on_console(a) && !p[1].revents)
-			a->console = open_console(a->vm, a->hvc, &e);
+		if (p[0].revents)
+			on_console(a);
 		if (p[1].revents)
 			on_waiter(a);
+		if (a->console < 0 && !a->ended)
+			a->console = open_console(a->vm, a->hvc, &e);
 		if (p[2].revents)
 			on_stdin(a);
 		if (p[3].revents)

@@ -26,8 +26,6 @@ static const char *state_name(Vmb__RunState s)
 		return "paused";
 	case VMB__RUN_STATE__RUN_STATE_MOVING:
 		return "moving";
-	case VMB__RUN_STATE__RUN_STATE_INCOMING:
-		return "incoming";
 	case VMB__RUN_STATE__RUN_STATE_CRASHED:
 		return "crashed";
 	default:

@@ -126,11 +126,6 @@ ssize_t write_all(int fd, const void *buf, size_t len)
 	ALL_LOOP(write(fd, (const char *)buf + done, len - done));
 }
 
-ssize_t read_all(int fd, void *buf, size_t len)
-{
-	ALL_LOOP(read(fd, (char *)buf + done, len - done));
-}
-
 ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off)
 {
 	ALL_LOOP(pwrite(fd, (const char *)buf + done, len - done, off + (off_t)done));

@@ -53,9 +53,8 @@ void close_fd(int *fd);
 /* Has the process of a pidfd ended?  Waits for that at most wait_ms.  Of -1: yes. */
 bool process_has_ended(int pidfd, int wait_ms);
 
-/* write()/read() until all is done or it fails; -1 with errno, or a short count at end of file. */
+/* write(), pread() until all is done or it fails; -1 with errno, or a short count at end of file. */
 ssize_t write_all(int fd, const void *buf, size_t len);
-ssize_t read_all(int fd, void *buf, size_t len);
 ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off);
 ssize_t pread_all(int fd, void *buf, size_t len, off_t off);
 

@@ -43,6 +43,7 @@ struct console {
 	size_t file_sent;
 	bool stopped;  /* around a handover nothing is sent or taken */
 	bool inherits; /* clients added now came with the port's buffer: it is theirs */
+	size_t inherit_sent[MAX_CLIENTS]; /* what each of them has had */
 	struct client clients[MAX_CLIENTS];
 };
 
@@ -184,6 +185,8 @@ static void on_client(void *ctx, uint32_t events)
 	uint8_t buf[256];
 	size_t room = port_room(con);
 
+	if (con->stopped && !(events & (EPOLLHUP | EPOLLERR)))
+		return; /* in the same round: the bytes are the destination's */
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
 		ssize_t n;
 
@@ -215,7 +218,7 @@ void console_add_client(struct console *c, int fd)
 		/* Earlier bytes were not meant for it. */
 		c->ops->tx(c->port, &cl->sent);
 		if (c->inherits)
-			cl->sent = 0;
+			cl->sent = c->inherit_sent[i];
 		cl->source = loop_add(c->vm->loop, fd, cl->watching, on_client, cl);
 		return;
 	}
@@ -302,9 +305,28 @@ void console_start(struct console *c)
 	console_flush(c);
 }
 
-void console_inherit(struct console *c)
+Vmb__ConsoleSent *console_sent(const struct console *c)
 {
+	Vmb__ConsoleSent *s = xcalloc(1, sizeof(*s));
+
+	vmb__console_sent__init(s);
+	s->file = c->file_sent;
+	s->clients = xcalloc(MAX_CLIENTS, sizeof(*s->clients));
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		if (c->clients[i].fd >= 0)
+			s->clients[s->n_clients++] = c->clients[i].sent;
+	return s;
+}
+
+void console_inherit(struct console *c, const Vmb__ConsoleSent *sent)
+{
+	size_t len;
+
+	c->ops->tx(c->port, &len);
 	c->inherits = true;
+	c->file_sent = sent ? MIN(sent->file, len) : 0;
+	for (size_t i = 0; i < MAX_CLIENTS; i++)
+		c->inherit_sent[i] = sent && i < sent->n_clients ? MIN(sent->clients[i], len) : 0;
 }
 
 size_t console_clients(struct console *c, int *fds, size_t max)

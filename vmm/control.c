@@ -309,11 +309,6 @@ void control_set_moving(struct control *c, bool moving)
 	c->moving = moving;
 }
 
-void control_suspend(struct control *c, bool suspend)
-{
-	loop_modify(c->listener, suspend ? 0 : EPOLLIN);
-}
-
 static void tell_waiting(struct control *c, const char *reason, int status)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;

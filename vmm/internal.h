@@ -432,8 +432,10 @@ void console_wake(struct console *c);
 void console_flush(struct console *c);
 void console_stop(struct console *c);
 void console_start(struct console *c);
-/* Clients added until console_start() get the bytes that are already in the port's buffer. */
-void console_inherit(struct console *c);
+/* How much of the port's buffer the file and each client have had; the caller frees it. */
+Vmb__ConsoleSent *console_sent(const struct console *c);
+/* Clients added until console_start() come with the port's buffer; NULL: they have had nothing of it. */
+void console_inherit(struct console *c, const Vmb__ConsoleSent *sent);
 size_t console_clients(struct console *c, int *fds, size_t max);
 /* The port has room again for bytes from the clients. */
 void console_rx_ready(struct console *c);

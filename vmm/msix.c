@@ -119,7 +119,7 @@ static void add_irqchip_routes(struct kvm_irq_routing *t)
 		en->gsi = gsi;
 		en->type = KVM_IRQ_ROUTING_IRQCHIP;
 		en->u.irqchip.irqchip = KVM_IRQCHIP_IOAPIC;
-		/* The PIT's line is GSI 0, wired to pin 2; KVM's own default does the same. */
+		/* The PIT's line is GSI 0, wired to pin 2 (in KVM's own table it is pin 0). */
 		en->u.irqchip.pin = gsi == 0 ? 2 : gsi;
 	}
 }

@@ -15,6 +15,7 @@
 #include <seccomp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -160,6 +161,10 @@ int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e)
 int sandbox_drop_privileges(const char *empty_dir, struct error *e)
 {
 	if (geteuid() == 0) {
+		const struct rlimit none = {RLIM_INFINITY, RLIM_INFINITY};
+
+		/* It counts the threads of all VMs together: they have one user. */
+		setrlimit(RLIMIT_NPROC, &none);
 		if (chroot(empty_dir) || chdir("/"))
 			return error_set_errno(e, "sandbox: chroot to %s", empty_dir);
 		capng_clear(CAPNG_SELECT_BOUNDS);

@@ -217,6 +217,7 @@ Vmb__VmState *vm_capture(struct vm *vm, struct error *e)
 	s->paused = vm->user_paused;
 	s->handovers = vm->handovers;
 	s->serial = serial_state_get(vm->serial);
+	s->serial->sent = console_sent(vm->console);
 	s->platform = platform_state_get(vm);
 	add_devices(vm, s);
 	vm->memory.fenced = true;
@@ -255,7 +256,7 @@ int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
 	    serial_state_set(vm->serial, s->serial, e))
 		return -1;
 	platform_state_set(vm, s->platform);
-	console_inherit(vm->console);
+	console_inherit(vm->console, s->serial->sent);
 	serial_update_irq(vm->serial);
 	vm->user_paused = s->paused;
 	vm->handovers = s->handovers + 1;

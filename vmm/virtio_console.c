@@ -176,13 +176,17 @@ static size_t save(struct virtio_device *d, void **data)
 	struct hvc *h = to_hvc(d);
 	Vmb__ConsoleState s = VMB__CONSOLE_STATE__INIT;
 	int fds[WIRE_MAX_FDS];
+	size_t len;
 
 	s.tx = (ProtobufCBinaryData){h->tx_len, h->tx};
 	s.rx = (ProtobufCBinaryData){h->rx_len, h->rx};
 	s.taken = h->taken;
 	s.clients = (uint32_t)console_clients(h->console, fds, ARRAY_LEN(fds));
+	s.sent = console_sent(h->console);
 	*data = xcalloc(1, vmb__console_state__get_packed_size(&s));
-	return vmb__console_state__pack(&s, *data);
+	len = vmb__console_state__pack(&s, *data);
+	vmb__console_sent__free_unpacked(s.sent, NULL);
+	return len;
 }
 
 static int load(struct virtio_device *d, const void *data, size_t len, struct error *e)
@@ -203,7 +207,7 @@ static int load(struct virtio_device *d, const void *data, size_t len, struct er
 		memcpy(h->rx, s->rx.data, s->rx.len);
 	h->taken = s->taken;
 	d->pci.vm->hvc_clients = s->clients;
-	console_inherit(h->console);
+	console_inherit(h->console, s->sent);
 out:
 	if (s)
 		vmb__console_state__free_unpacked(s, NULL);

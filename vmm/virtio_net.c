@@ -199,10 +199,10 @@ static void receive(struct net *n)
 		len = readv(n->tap, s.iov, (int)s.niov + 1);
 		if (len < 0)
 			break; /* EAGAIN: that was all */
+		frames++;
 		if (len < HDR_LEN || (size_t)len > s.room)
 			continue; /* too long for what the driver offers: dropped */
 		deliver(n, &s, (size_t)len);
-		frames++;
 	}
 	for (; s.count; s.count--)
 		virtq_unpop(q);

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -105,6 +106,8 @@ static int create_irqchip(struct vm *vm, struct error *e)
 		return error_set_errno(e, "KVM_CREATE_IRQCHIP");
 	if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit))
 		return error_set_errno(e, "KVM_CREATE_PIT2");
+	/* KVM's own table has the PIT on another pin than the MADT says. */
+	vm->routes_dirty = true;
 	return 0;
 }
 
@@ -302,8 +305,6 @@ int vm_boot(struct vm *vm, struct error *e)
 {
 	struct boot_entry entry;
 
-	/* KVM's own table has the PIT on another pin than the MADT says. */
-	vm->routes_dirty = true;
 	return boot_load(vm, &entry, e) || boot_set_registers(vm, &entry, e) ||
 			       irq_routes_flush(vm, e)
 		       ? -1
@@ -322,6 +323,8 @@ static void await_threads(void *ctx)
 
 int vm_start(struct vm *vm, const char *empty_dir, struct error *e)
 {
+	/* Further arenas are made with system calls that the sandbox does not allow. */
+	mallopt(M_ARENA_MAX, 1);
 	/* While this is the only thread: a change of user has to reach every one. */
 	if (empty_dir && sandbox_drop_privileges(empty_dir, e))
 		return -1;

@@ -120,7 +120,7 @@ void vm_stop(struct vm *vm);
 Vmb__VmState *vm_provisional(struct vm *vm);
 int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e);
 /* Stops every device backend and waits until what it had begun is complete; on failure (timeout:
- * the message names the device) the backends run again.  Gives the lock up while it waits. */
+ * the message names the device) the backends run again.  Keeps the lock: nobody else is served meanwhile. */
 int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e);
 /* The complete state of a paused and drained VM.  From here on the memory accessor refuses. */
 Vmb__VmState *vm_capture(struct vm *vm, struct error *e);
@@ -160,8 +160,6 @@ struct control *control_start(struct vm *vm, control_other_fn *other, void *ctx)
 void control_end(struct control *c, const char *reason, int status);
 /* The VM cannot run on: those that wait are told, the process stays for a dump. */
 void control_crashed(struct control *c);
-/* Stops and starts accepting, around a handover. */
-void control_suspend(struct control *c, bool suspend);
 void control_set_moving(struct control *c, bool moving);
 /* A Ready reply with these descriptors; -1 if it could not be sent. */
 int control_reply_ready(int fd, const int *fds, size_t n);

@@ -154,6 +154,7 @@ static void hear(struct drive *d, struct party *p)
 	Vmb__Reply *reply = NULL;
 
 	if (vmm_receive_reply(p->link, &reply, NULL, 0, &p->error)) {
+		d->r->cancelled |= !strcmp(p->error.text, HANDOVER_CANCELLED);
 		close_fd(&p->link);
 		return;
 	}
@@ -235,7 +236,7 @@ static void wait_for_both(struct drive *d)
 			return;
 		look(d, (int)((deadline - now) / 1000000 + 1));
 		if (d->warmed && !d->going && d->source.link >= 0 && !d->source.dead) {
-			deadline = clock_ns() + FINISH_TIMEOUT_MS * 1000000ull;
+			deadline = clock_ns() + d->o->drain_timeout_ns + FINISH_TIMEOUT_MS * 1000000ull;
 			if (!send_go(d, &e)) {
 				d->going = true;
 				fault_point("driver.going");
@@ -372,7 +373,7 @@ static int report(struct drive *d)
 		return fail(d, "resume", &e);
 	}
 	return fail(d, d->prepared ? "warm" : "prepare",
-		    d->destination.error.text[0] ? &d->destination.error : &d->source.error);
+		    d->destination.error.text[0] && !r->cancelled ? &d->destination.error : &d->source.error);
 }
 
 int handover_drive(const char *vm, const struct handover_options *o, struct handover_report *r)

@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static const int limits[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_FSIZE,
+static const int limits[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_CORE, RLIMIT_FSIZE,
 			     RLIMIT_AS};
 
 /* The first bytes of a file, as a string; "" if it cannot be read. */

@@ -399,6 +399,7 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 			error_set(e, "no handover is under way");
 			return false;
 		}
+		control_reply_error(s->driver, HANDOVER_CANCELLED);
 		end_handover(s, false);
 		control_reply_ready(fd, NULL, 0);
 		close(fd);

@@ -105,10 +105,14 @@ struct handover_options {
 	const char *fault; /* tests; NULL or "" without */
 };
 
+/* What the source tells the driver then. */
+#define HANDOVER_CANCELLED "cancelled"
+
 enum { HANDOVER_MAX_PHASES = 16, HANDOVER_MAX_BLOCKERS = 8 };
 
 struct handover_report {
 	bool completed;
+	bool cancelled;	   /* by request; not completed then */
 	bool crashed;	   /* not running anywhere; what is held is said in `error` */
 	char phase[32];	   /* where it failed */
 	struct error error;

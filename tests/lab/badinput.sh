@@ -49,13 +49,14 @@ wait $driver || fail "the first move: $(cat first.out)"
 
 # a driver that has stopped holds nothing up: its handover can be cancelled, and the VM be stopped
 refuses "no handover is under way" vmbeam migrate b --cancel
-VMBEAM_FAULT=driver.warmed=hold vmbeam migrate b --to fresh >first.out 2>&1 &
+VMBEAM_FAULT=driver.warmed=hold vmbeam migrate b --to fresh --json >first.out 2>first.err &
 driver=$!
 wait_for 20 grep -q '^State:.T' /proc/$driver/status
 check "cancel" vmbeam migrate b --cancel
 in_state b running || fail "b: $(state_of b), not running, after a cancelled move"
 kill -CONT $driver
 ! wait $driver || fail "a cancelled move says that it was completed"
+[ "$(json first.out outcome)" = cancelled ] || fail "a cancelled move says: $(cat first.out first.err)"
 wait_for 10 sh -c '[ "$(pgrep -cx vmbeam-vmm)" = 1 ]'
 
 # dry run, pause and moving while paused

@@ -33,8 +33,9 @@ start_beat again again.log "beat.reboot=5"
 wait_for 60 sh -c 'test "$(grep -c "beat ready" again.log)" -ge 2'
 check "force stop" vmbeam stop again --force
 
-# 16 vCPUs, once
-vmbeam run many --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --cpus 16 \
-	--append "console=ttyS0 quiet panic=-1 beat.rate=idle beat.end=3" >many.log 2>&1 </dev/null ||
-	fail "16 vCPUs: status $?"
+# 16 vCPUs, once: moved, then reset
+start_beat many many.log "beat.rate=idle beat.mem=16M beat.reboot=20" --cpus 16
 grep -q "beat ready cpus=16" many.log || fail "not 16 CPUs: $(head -n 3 many.log)"
+check "handover with 16 vCPUs" vmbeam migrate many --to fresh
+wait_for 120 sh -c 'test "$(grep -c "beat ready cpus=16" many.log)" -ge 2'
+check "force stop" vmbeam stop many --force

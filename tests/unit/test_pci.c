@@ -353,6 +353,23 @@ UNIT(msix, kvm_has_the_newest_message_before_one_is_sent_and_is_not_told_twice)
 	destroy_vm(vm, &ends);
 }
 
+/* KVM's own table has the PIT on another pin: a guest without MSI-X needs ours as well. */
+UNIT(msix, a_destination_whose_guest_uses_no_vector_has_the_irqchips_routes)
+{
+	struct error e;
+	Vmb__VmState *p;
+
+	open_vm();
+	p = vm_provisional(vm);
+	vm_lock(vm);
+	cr_assert_eq(vm_load_provisional(vm, p, &e), 0, "%s", e.text);
+	vm_unlock(vm);
+	cr_assert_eq(fake.route_updates, 1);
+	cr_assert_eq(fake.nroutes, 24u + 15u);
+	vmb__vm_state__free_unpacked(p, NULL);
+	destroy_vm(vm, &ends);
+}
+
 UNIT(msix, its_table_is_read_as_written_in_whole_words_only)
 {
 	open_vm();

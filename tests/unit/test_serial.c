@@ -310,6 +310,68 @@ UNIT(console, a_client_that_never_reads_holds_the_guest_up_but_not_for_ever)
 	destroy_vm(vm, &ends);
 }
 
+/* One client reads and one does not: what each has had goes along, so that nobody gets it twice. */
+UNIT(console, after_a_move_each_goes_on_where_it_was)
+{
+	char dull[4096], back[8];
+	int idle, reader, file = memfd_with("", 0);
+	struct console *c;
+	Vmb__ConsoleSent *sent;
+	size_t len;
+
+	vm = make_vm(&(struct vm_spec){.serial_file = dup(file)}, &ends);
+	s = vm->serial;
+	idle = new_client();
+	reader = new_client();
+	memset(dull, '.', sizeof(dull));
+	while (get(UART_LSR) & UART_LSR_THRE) {
+		print(dull, sizeof(dull));
+		run_loop(vm);
+		while (recv(reader, dull, sizeof(dull), MSG_DONTWAIT) > 0)
+			;
+	}
+	console_stop(vm->console);
+	sent = console_sent(vm->console);
+	serial_tx(s, &len);
+	cr_assert_eq(sent->file, len);
+	cr_assert_eq(sent->n_clients, 2);
+	cr_assert_lt(sent->clients[0], len);
+	cr_assert_eq(sent->clients[1], len);
+
+	/* The same port behind a new console, as the destination has it. */
+	c = vm->console;
+	vm->console = console_create(vm, &serial_port, s, -1, vm->files.serial_file, NULL);
+	console_inherit(vm->console, sent);
+	close(idle);
+	close(reader);
+	idle = new_client();
+	reader = new_client();
+	len = (size_t)lseek(file, 0, SEEK_END);
+	console_start(vm->console);
+	cr_assert_eq(lseek(file, 0, SEEK_END), (off_t)len, "the file has it twice");
+	cr_assert_eq(recv(reader, back, sizeof(back), MSG_DONTWAIT), -1, "a client has it twice");
+	cr_assert_gt(recv(idle, dull, sizeof(dull), MSG_DONTWAIT), 0);
+	cr_assert_eq(buffered(), 0);
+	print("on", 2);
+	run_loop(vm);
+	cr_assert_eq(recv(reader, back, sizeof(back), MSG_DONTWAIT), 2);
+	cr_assert_eq(lseek(file, 0, SEEK_END), (off_t)len + 2);
+
+	/* Numbers that cannot be. */
+	sent->file = sent->clients[0] = UINT64_MAX;
+	print("x", 1);
+	console_stop(vm->console);
+	console_inherit(vm->console, sent);
+	close(new_client());
+	console_start(vm->console);
+	vmb__console_sent__free_unpacked(sent, NULL);
+	close(idle);
+	close(reader);
+	close(file);
+	console_destroy(c);
+	destroy_vm(vm, &ends);
+}
+
 UNIT(console, writes_a_file_to_the_last_byte)
 {
 	struct vm_spec spec = {.serial_file = memfd_with("", 0)};
