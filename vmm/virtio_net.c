@@ -153,7 +153,7 @@ static void deliver(struct net *n, struct supply *s, size_t len)
 	unsigned int used = 0, niov = 0;
 	uint16_t buffers;
 
-	for (; len; used++) {
+	for (; len && used < s->count; used++) {
 		size_t part = MIN(len, s->buffer[used].room);
 
 		virtq_fill(q, used, s->buffer[used].head, (uint32_t)part);
