@@ -114,7 +114,7 @@ static void run_guest(struct vcpu *v)
 	for (;;) {
 		int r = ioctl(v->fd, KVM_RUN, 0);
 
-		v->exits++;
+		__atomic_store_n(&v->exits, v->exits + 1, __ATOMIC_RELAXED);
 		if (r < 0 && (errno == EINTR || errno == EAGAIN)) {
 			if (__atomic_load_n(&v->run->immediate_exit, __ATOMIC_ACQUIRE))
 				return;

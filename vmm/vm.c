@@ -510,7 +510,7 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max)
 	size_t n = MIN(max, (size_t)vm->nvcpus);
 
 	for (size_t i = 0; i < n; i++)
-		counts[i] = vm->vcpus[i].exits;
+		counts[i] = __atomic_load_n(&vm->vcpus[i].exits, __ATOMIC_RELAXED);
 	return n;
 }
 
