@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 10000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
+enum { ANSWER_MS = 10000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
 
 static const char *state_name(Vmb__RunState s)
 {
@@ -256,38 +256,49 @@ int console_main(int argc, char **argv)
 	return r ? r : attach_console(a.name, a.hvc);
 }
 
-/* Asks, then waits for the end on the same kind of connection that `run` uses. */
+/* Asks, then waits for the end on the same kind of connection that `run` uses.  A guest that is still
+ * starting does not see the power button: it is pressed again from time to time. */
 static int stop(const char *name, bool force, uint64_t timeout_s, struct error *e)
 {
-	Vmb__Request r = VMB__REQUEST__INIT;
+	uint64_t deadline = clock_ns() + timeout_s * 1000000000u, now;
+	Vmb__Request r = VMB__REQUEST__INIT, wait = VMB__REQUEST__INIT;
 	Vmb__StopRequest s = VMB__STOP_REQUEST__INIT;
-	Vmb__Reply *reply = NULL;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
-	int fd = vmm_connect(name, e), result = -1;
+	struct pollfd p = {.fd = vmm_connect(name, e), .events = POLLIN};
+	bool ended = false;
+	int result = 0;
 
-	if (fd < 0)
+	if (p.fd < 0)
 		return -1;
 	r.kind_case = VMB__REQUEST__KIND_STOP;
 	r.stop = &s;
 	s.force = force;
-	if (vmm_request(fd, &r, NULL, 0, NULL, NULL, ANSWER_MS, e))
-		goto out;
-	vmb__request__init(&r);
-	r.kind_case = VMB__REQUEST__KIND_WAIT;
-	r.wait = &empty;
-	/* A closed connection is the end as well: the answer lost the race. */
-	if (wire_send(fd, &r.base, NULL, 0, NULL) == 0 &&
-	    vmm_receive_reply(fd, &reply, NULL, (int)timeout_s * 1000, e) &&
-	    !runtime_exit_record(name, (char[64]){0}, &(int){0})) {
-		error_set(e, "it has not shut down within %llu s; --force stops it at once",
-			  (unsigned long long)timeout_s);
-		goto out;
+	wait.kind_case = VMB__REQUEST__KIND_WAIT;
+	wait.wait = &empty;
+	if (vmm_request(p.fd, &r, NULL, 0, NULL, NULL, ANSWER_MS, e)) {
+		close(p.fd);
+		return -1;
 	}
-	result = 0;
-out:
-	if (reply)
-		vmb__reply__free_unpacked(reply, NULL);
-	close(fd);
+	/* A closed connection is the end as well: the answer lost the race. */
+	ended = wire_send(p.fd, &wait.base, NULL, 0, NULL) != 0;
+	while (!ended && !result && (now = clock_ns()) < deadline) {
+		Vmb__Reply *reply = NULL;
+
+		if (poll(&p, 1, (int)MIN((deadline - now) / 1000000 + 1, (uint64_t)PRESS_AGAIN_MS)) == 0) {
+			if (!force)
+				wire_send(p.fd, &r.base, NULL, 0, NULL);
+		} else if (vmm_receive_reply(p.fd, &reply, NULL, 0, e)) {
+			ended = runtime_exit_record(name, (char[64]){0}, &(int){0});
+			result = ended ? 0 : -1;
+		} else {
+			ended = reply->kind_case == VMB__REPLY__KIND_END;
+			vmb__reply__free_unpacked(reply, NULL);
+		}
+	}
+	close(p.fd);
+	if (!ended && !result)
+		result = error_set(e, "it has not shut down within %llu s; --force stops it at once",
+				   (unsigned long long)timeout_s);
 	return result;
 }
 
