@@ -95,6 +95,7 @@ lint: build                               ## clang-tidy over the product's sourc
 	$(Q)clang-tidy -quiet $(SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
 
 include nested/lab.mk
+include nested/hypervisor.mk
 include tests/tests.mk
 include bench/bench.mk
 

@@ -7,9 +7,10 @@
  */
 #include "nested/lab-internal.h"
 
+#include "nested/hypervisor.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/kvm.h>
 #include <pty.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -209,20 +210,6 @@ static void command_ended(struct agent *a, int status)
 	lab_wire_put(&a->ctl, LAB_EXIT, &e, sizeof(e));
 	if (lab_wire_flush(&a->ctl))
 		give_up("exit message");
-}
-
-/* KVM patches its code (jump labels) when the first VM comes, the last one goes, or the only vCPU with an
- * APIC switched off changes that, as each new vCPU does.  Where other vCPUs are running that code just
- * then, QEMU 7.2's TCG may keep what it has translated in between, an int3, and both CPUs end in an endless
- * loop of traps (seen about once in 100 handovers; a TB is translated without its page's lock before 8.0).
- * With one such VM that stays, which never runs, there is nothing to patch. */
-static void hold_a_vm(void)
-{
-	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
-	int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
-
-	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) || ioctl(vm, KVM_CREATE_VCPU, 0) < 0)
-		log_line("lab: warning: no VM of its own: busy guests may bring the lab to a standstill");
 }
 
 int lab_agent_main(void)

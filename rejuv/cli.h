@@ -30,7 +30,11 @@ int cli_acted(const char *vm, bool json, const struct error *e);
 /* A request without more than its kind; as cli_acted(). */
 int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind);
 
+/* Starts the VM's process; with console (may be NULL) our end of its serial console. */
+int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e);
+
 int run_main(int argc, char **argv);
+int hypervisor_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);
 int console_main(int argc, char **argv);

@@ -124,7 +124,7 @@ static int set_serial(struct run_options *o, const char *arg)
 
 enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_DISK, OPT_NET,
        OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_JSON, OPT_IN,
-       OPT_VIRTIO_CONSOLE };
+       OPT_VIRTIO_CONSOLE, OPT_WINDOW };
 
 static const struct option options[] = {
 	{"kernel", required_argument, NULL, OPT_KERNEL},
@@ -143,6 +143,7 @@ static const struct option options[] = {
 	{"json", no_argument, NULL, OPT_JSON},
 	{"virtio-console", no_argument, NULL, OPT_VIRTIO_CONSOLE},
 	{"in", required_argument, NULL, OPT_IN},
+	{"window", required_argument, NULL, OPT_WINDOW},
 	{NULL, 0, NULL, 0},
 };
 
@@ -199,6 +200,11 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 	case OPT_VIRTIO_CONSOLE:
 		o->config.virtio_console = true;
 		return 0;
+	case OPT_WINDOW:
+		if (parse_size(arg, &n, e))
+			return -1;
+		o->config.window = n;
+		return 0;
 	case OPT_IN:
 		return error_set(e, "--in: guest hypervisors are not there yet");
 	default:
@@ -246,19 +252,17 @@ static int check_memory(uint64_t bytes, struct error *e)
 	return 0;
 }
 
-/* Starts the vmm process; *console gets our end of the serial console if it is wanted. */
-static int start(struct run_options *o, int *console, struct error *e)
+int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e)
 {
 	Vmb__Request r = VMB__REQUEST__INIT;
 	Vmb__CreateRequest create = VMB__CREATE_REQUEST__INIT;
 	int pair[2] = {-1, -1}, link, result;
 	pid_t pid;
-	bool attach = o->attach && !o->detach;
 
-	if (attach && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+	if (console && socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
 		return error_set_errno(e, "socketpair");
-	create.config = &o->config;
-	create.keep_paused = o->paused;
+	create.config = config;
+	create.keep_paused = keep_paused;
 	r.kind_case = VMB__REQUEST__KIND_CREATE;
 	r.create = &create;
 	pid = vmm_spawn(vmm_process, &link, e);
@@ -267,7 +271,7 @@ static int start(struct run_options *o, int *console, struct error *e)
 		close_fd(&pair[1]);
 		return -1;
 	}
-	result = vmm_request(link, &r, &pair[1], attach, NULL, NULL, START_TIMEOUT_MS, e);
+	result = vmm_request(link, &r, &pair[1], console != NULL, NULL, NULL, START_TIMEOUT_MS, e);
 	close(link);
 	close_fd(&pair[1]);
 	if (result) {
@@ -275,9 +279,10 @@ static int start(struct run_options *o, int *console, struct error *e)
 		/* In its sandbox already, perhaps, where it cannot remove what it has made. */
 		kill(pid, SIGKILL);
 		waitpid(pid, NULL, 0);
-		runtime_clear(o->config.name, 0);
+		runtime_clear(config->name, 0);
 	}
-	*console = pair[0];
+	if (console)
+		*console = pair[0];
 	return result;
 }
 
@@ -306,7 +311,7 @@ int run_main(int argc, char **argv)
 
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
-	if (check_memory(o.config.memory, &e) || start(&o, &console, &e)) {
+	if (check_memory(o.config.memory, &e) || vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
 		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
 	}

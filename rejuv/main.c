@@ -1,5 +1,6 @@
 /* main.c: the vmbeam program: finds the command and calls it. */
 #include "rejuv/cli.h"
+#include "nested/hypervisor.h"
 #include "nested/lab.h"
 #include "vmm/base.h"
 
@@ -7,6 +8,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command {
 	const char *name;
@@ -27,6 +29,8 @@ static const struct command {
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
 	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
+	{"hypervisor", hypervisor_main,
+	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 
@@ -79,6 +83,8 @@ static void print_help(FILE *out)
 
 int main(int argc, char **argv)
 {
+	if (getpid() == 1 && !strcmp(argv[0], "/init"))
+		agent_main();
 	if (argc < 2) {
 		print_help(stderr);
 		return EXIT_USAGE;

@@ -36,6 +36,9 @@ enum {
 	E820_RESERVED = 2,
 };
 
+/* Linux, arch/x86/include/asm/e820/types.h: for a driver (dax_hmem), not for the page allocator. */
+#define E820_SOFT_RESERVED 0xefffffffu
+
 /* Xen public/arch-x86/hvm/start_info.h */
 struct hvm_start_info {
 	uint32_t magic, version, flags, nr_modules;
@@ -61,6 +64,8 @@ unsigned int boot_memory_map(const struct vm *vm, struct boot_range map[BOOT_MAX
 	map[n++] = (struct boot_range){KERNEL_MIN_ADDR, low - KERNEL_MIN_ADDR, E820_RAM};
 	if (m->size > low)
 		map[n++] = (struct boot_range){HIGH_RAM, m->size - low, E820_RAM};
+	if (m->window_size)
+		map[n++] = (struct boot_range){m->window_gpa, m->window_size, E820_SOFT_RESERVED};
 	return n;
 }
 

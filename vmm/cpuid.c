@@ -53,6 +53,7 @@ static const struct feature_word {
 	{0x80000001, 0, EDX, 0, 0},
 	{0x80000007, 0, EDX, ~0u, 0}, /* invariant TSC among them: for host VMs only */
 	{0x80000008, 0, EBX, 0, 0},
+	{0x8000000a, 0, EDX, 0, 0}, /* SVM's; for host VMs only */
 	{0x80000021, 0, EAX, 0, 0},
 };
 
@@ -110,9 +111,9 @@ static struct kvm_cpuid2 *supported(int kvm_fd, struct error *e)
 	return c;
 }
 
-/* Leaves that are left out whole: performance counters, SGX, PT, AMX, SVM, SEV, topology that
+/* Leaves that are left out whole: performance counters, SGX, PT, AMX, SVM (but for host VMs), SEV, topology that
  * is not ours, hypervisor leaves other than KVM's first two. */
-static bool leaf_is_hidden(const struct kvm_cpuid_entry2 *en, bool tcg)
+static bool leaf_is_hidden(const struct kvm_cpuid_entry2 *en, bool nesting, bool tcg)
 {
 	switch (en->function) {
 	case 0xa:
@@ -123,12 +124,13 @@ static bool leaf_is_hidden(const struct kvm_cpuid_entry2 *en, bool tcg)
 	case 0x1d:
 	case 0x1e:
 	case 0x1f:
-	case 0x8000000a:
 	case 0x8000001d:
 	case 0x8000001e:
 	case 0x8000001f:
 	case 0x80000022:
 		return true;
+	case 0x8000000a: /* SVM */
+		return !nesting;
 	case 0xd:
 		return tcg || en->index > 7; /* PKRU and AMX states */
 	default:
@@ -136,11 +138,24 @@ static bool leaf_is_hidden(const struct kvm_cpuid_entry2 *en, bool tcg)
 	}
 }
 
-static void filter(struct kvm_cpuid_entry2 *en, bool tcg)
+/* Bits of the words above that only a host VM is offered: VMX, SVM and the invariant TSC. */
+static uint32_t for_host_vms(const struct feature_word *w)
+{
+	if (w->function == 1 && w->reg == ECX)
+		return BIT(5);
+	if (w->function == 0x80000001 && w->reg == ECX)
+		return BIT(2);
+	return w->function == 0x80000007 ? BIT(8) : 0;
+}
+
+static void filter(struct kvm_cpuid_entry2 *en, bool nesting, bool tcg)
 {
 	for (size_t i = 0; i < ARRAY_LEN(words); i++)
-		if (words[i].function == en->function && words[i].index == en->index)
-			*reg_of(en, words[i].reg) &= ~(words[i].hide | (tcg ? words[i].hide_tcg : 0));
+		if (words[i].function == en->function && words[i].index == en->index) {
+			uint32_t hide = words[i].hide & ~(nesting ? for_host_vms(&words[i]) : 0);
+
+			*reg_of(en, words[i].reg) &= ~(hide | (tcg ? words[i].hide_tcg : 0));
+		}
 	switch (en->function) {
 	case 1:
 		/* Hypervisor present, x2APIC and TSC deadline are KVM's own work. */
@@ -166,7 +181,7 @@ static void filter(struct kvm_cpuid_entry2 *en, bool tcg)
 	}
 }
 
-int cpu_model_default(int kvm_fd, Vmb__CpuModel **model, struct error *e)
+int cpu_model_default(int kvm_fd, bool nesting, Vmb__CpuModel **model, struct error *e)
 {
 	struct kvm_cpuid2 *c = supported(kvm_fd, e);
 	bool tcg = on_tcg();
@@ -181,9 +196,9 @@ int cpu_model_default(int kvm_fd, Vmb__CpuModel **model, struct error *e)
 		struct kvm_cpuid_entry2 *en = &c->entries[i];
 		Vmb__CpuidEntry *out;
 
-		if (leaf_is_hidden(en, tcg))
+		if (leaf_is_hidden(en, nesting, tcg))
 			continue;
-		filter(en, tcg);
+		filter(en, nesting, tcg);
 		out = xcalloc(1, sizeof(*out));
 		vmb__cpuid_entry__init(out);
 		out->function = en->function;
@@ -216,6 +231,14 @@ static void unpack(const Vmb__CpuidEntry *in, struct kvm_cpuid_entry2 *out)
 static uint32_t always_there(const struct feature_word *w)
 {
 	return w->function == 1 && w->reg == ECX ? BIT(31) | BIT(21) | BIT(24) | BIT(27) : 0;
+}
+
+uint64_t cpu_model_address_end(const Vmb__CpuModel *model)
+{
+	for (size_t i = 0; i < model->n_cpuid; i++)
+		if (model->cpuid[i]->function == 0x80000008)
+			return 1ull << MIN(model->cpuid[i]->eax & 0xff, 52u);
+	return 1ull << 36; /* what a CPU without that leaf has */
 }
 
 int cpu_model_check(int kvm_fd, const Vmb__CpuModel *model, struct error *e)

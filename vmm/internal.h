@@ -31,6 +31,7 @@ enum {
 	SLOT_LOW_RAM = 0,
 	SLOT_HIGH_RAM = 1,
 	SLOT_WARM_STUB = 2,
+	SLOT_WINDOW = 3,
 	MAX_VCPUS = 64,
 	MAX_PCI_DEVICES = 31,
 	MAX_GSI_ROUTES = 1024,
@@ -43,6 +44,9 @@ enum {
 #define PCI_BAR_BASE 0xd0000000u
 #define PCI_BAR_END  0xfec00000u
 #define HUGE_PAGE    (2 * MIB)
+/* The beam window begins at the first multiple of this above RAM. */
+#define WINDOW_STEP  (64 * GIB)
+#define MAX_WINDOW   (16384 * GIB)
 
 /* ------------------------------------------------------------------ memory.c */
 
@@ -53,11 +57,16 @@ struct memory {
 	bool hugetlb;
 	bool adopted; /* the memfd came from another process */
 	bool fenced; /* captured: the accessor refuses everything */
+	/* A host VM's beam window: address space that nobody can touch, until an extent is mapped into it. */
+	uint8_t *window;
+	uint64_t window_size, window_gpa; /* bytes, 0: none */
 };
 
 /* Makes the memfd, or adopts `fd` (a handover); maps nothing yet. */
 int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct error *e);
 int memory_map(struct memory *m, struct error *e);
+/* After memory_create(). */
+int memory_reserve_window(struct memory *m, uint64_t size, struct error *e);
 void memory_destroy(struct memory *m);
 /* The only way to guest memory: gpa and len -> pointer, or NULL if any byte lies outside RAM. */
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
@@ -137,7 +146,9 @@ int vcpu_state_validate(const struct vm *vm, const Vmb__VcpuState *s, struct err
 /* ------------------------------------------------------------------ cpuid.c */
 
 /* The default CPU model of this machine: what its KVM and a KVM nested in it both support. */
-int cpu_model_default(int kvm_fd, Vmb__CpuModel **model, struct error *e);
+/* The first guest-physical address that its MAXPHYADDR does not reach. */
+uint64_t cpu_model_address_end(const Vmb__CpuModel *model);
+int cpu_model_default(int kvm_fd, bool nesting, Vmb__CpuModel **model, struct error *e);
 /* Can this machine run that model?  -1 and the first missing feature in *e if not. */
 int cpu_model_check(int kvm_fd, const Vmb__CpuModel *model, struct error *e);
 int cpu_model_apply(const Vmb__CpuModel *model, struct vcpu *v, struct error *e);

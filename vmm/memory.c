@@ -62,18 +62,44 @@ static void bind_to_node(struct memory *m)
 		numa_tonode_memory(m->base, m->size, node);
 }
 
-int memory_map(struct memory *m, struct error *e)
+/* Address space that nobody can touch, aligned to 2 MiB; NULL if there is not so much. */
+static uint8_t *reserve(uint64_t size, struct error *e)
 {
 	uint8_t *reserved, *aligned;
-	size_t span = m->size + HUGE_PAGE;
+	size_t span = size + HUGE_PAGE;
 
 	reserved = mmap(NULL, span, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (reserved == MAP_FAILED)
-		return error_set_errno(e, "memory: cannot reserve %zu bytes of address space", span);
+	if (reserved == MAP_FAILED) {
+		error_set_errno(e, "memory: cannot reserve %zu bytes of address space", span);
+		return NULL;
+	}
 	aligned = (uint8_t *)ALIGN_UP((uintptr_t)reserved, HUGE_PAGE);
 	if (aligned > reserved)
 		munmap(reserved, (size_t)(aligned - reserved));
-	munmap(aligned + m->size, (size_t)(reserved + span - (aligned + m->size)));
+	munmap(aligned + size, (size_t)(reserved + span - (aligned + size)));
+	return aligned;
+}
+
+int memory_reserve_window(struct memory *m, uint64_t size, struct error *e)
+{
+	uint64_t end = m->size > LOW_RAM_END ? HIGH_RAM + m->size - LOW_RAM_END : 0;
+
+	if (!size)
+		return 0;
+	m->window = reserve(size, e);
+	if (!m->window)
+		return -1;
+	m->window_size = size;
+	m->window_gpa = ALIGN_UP(MAX(end, 1ull), WINDOW_STEP);
+	return 0;
+}
+
+int memory_map(struct memory *m, struct error *e)
+{
+	uint8_t *aligned = reserve(m->size, e);
+
+	if (!aligned)
+		return -1;
 	m->base = mmap(aligned, m->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, 0);
 	if (m->base == MAP_FAILED) {
 		error_set_errno(e, "memory: cannot map %llu MiB%s",
@@ -96,7 +122,9 @@ void memory_destroy(struct memory *m)
 {
 	if (m->base)
 		munmap(m->base, m->size);
-	m->base = NULL;
+	if (m->window)
+		munmap(m->window, m->window_size);
+	m->base = m->window = NULL;
 	close_fd(&m->fd);
 }
 

@@ -44,6 +44,9 @@ int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 	if (c->memory < 4 * MIB || c->memory % HUGE_PAGE)
 		return error_set(e, "memory: %llu bytes is not a multiple of 2 MiB from 4 MiB on",
 				 (unsigned long long)c->memory);
+	if (c->window % HUGE_PAGE || c->window > MAX_WINDOW)
+		return error_set(e, "window: %llu bytes is not a multiple of 2 MiB up to 16 TiB",
+				 (unsigned long long)c->window);
 	if (c->cpus < 1 || c->cpus > MAX_VCPUS)
 		return error_set(e, "cpus: %u is not from 1 to %d", c->cpus, MAX_VCPUS);
 	if (c->n_disks > MAX_DISKS || c->n_nets > MAX_NETS || c->n_modules > MAX_MODULES)
@@ -136,7 +139,7 @@ static int create_memory(struct vm *vm, struct error *e)
 	if (memory_map(m, e))
 		return -1;
 	vm->huge_pages = warm_huge_pages(m->hugetlb);
-	return 0;
+	return memory_reserve_window(m, vm->config->window, e);
 }
 
 static int add_memory(struct vm *vm, struct error *e)
@@ -146,15 +149,29 @@ static int add_memory(struct vm *vm, struct error *e)
 
 	if (add_slot(vm, SLOT_LOW_RAM, 0, low, m->base, e))
 		return -1;
-	return m->size > low ? add_slot(vm, SLOT_HIGH_RAM, HIGH_RAM, m->size - low, m->base + low, e)
-			     : 0;
+	if (m->size > low && add_slot(vm, SLOT_HIGH_RAM, HIGH_RAM, m->size - low, m->base + low, e))
+		return -1;
+	return m->window_size ? add_slot(vm, SLOT_WINDOW, m->window_gpa, m->window_size, m->window, e)
+			      : 0;
 }
 
 static int choose_cpu_model(struct vm *vm, struct error *e)
 {
 	if (vm->config->cpu_model)
 		return cpu_model_check(vm->kvm, vm->config->cpu_model, e);
-	return cpu_model_default(vm->kvm, &vm->config->cpu_model, e);
+	return cpu_model_default(vm->kvm, vm->config->window != 0, &vm->config->cpu_model, e);
+}
+
+static int check_window(const struct vm *vm, struct error *e)
+{
+	const struct memory *m = &vm->memory;
+	uint64_t end = cpu_model_address_end(vm->config->cpu_model);
+
+	if (m->window_size && (m->window_gpa >= end || m->window_size > end - m->window_gpa))
+		return error_set(e, "window: %llu MiB from %llu MiB on do not fit the CPU's %llu MiB",
+				 (unsigned long long)(m->window_size / MIB),
+				 (unsigned long long)(m->window_gpa / MIB), (unsigned long long)(end / MIB));
+	return 0;
 }
 
 static int create_vcpus(struct vm *vm, struct error *e)
@@ -245,7 +262,7 @@ struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool b
 	if (boot)
 		boot_load_start(vm);
 	if (create_vm(vm, e) || create_irqchip(vm, e) || choose_cpu_model(vm, e) ||
-	    kvm_caps_read(vm, e) || add_memory(vm, e) || create_vcpus(vm, e) || create_devices(vm, e))
+	    check_window(vm, e) || kvm_caps_read(vm, e) || add_memory(vm, e) || create_vcpus(vm, e) || create_devices(vm, e))
 		goto fail;
 	pthread_mutex_lock(&vm->lock);
 	vm->reset_state = vm_capture_cpus(vm, e);

@@ -670,6 +670,7 @@ struct vm *make_vm(const struct vm_spec *s, struct vm_ends *ends)
 	c.rng = s->rng;
 	c.balloon = s->balloon;
 	c.virtio_console = s->virtio_console;
+	c.window = s->window;
 	disk.path = (char *)(uintptr_t) "disk";
 	disk.read_only = s->read_only;
 	net.tap = (char *)(uintptr_t) "tap";

@@ -78,6 +78,7 @@ extern unsigned int fake_disk_requests;
 
 struct vm_spec {
 	uint64_t memory; /* 8 MiB if 0 */
+	uint64_t window;
 	unsigned int cpus, disks, nets;
 	bool read_only, debug_exit, rng, balloon, virtio_console;
 	uint64_t disk_size;	  /* 1 MiB if 0 */

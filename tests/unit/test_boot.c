@@ -232,6 +232,22 @@ UNIT(boot, acpi_names_every_cpu)
 	destroy_vm(vm, &ends);
 }
 
+UNIT(boot, a_beam_window_is_told_as_soft_reserved_and_belongs_to_no_accessor)
+{
+	struct boot_range map[BOOT_MAX_RANGES];
+	unsigned int n;
+
+	fake.cpuid[fake.ncpuid++] = (struct kvm_cpuid_entry2){.function = 0x80000008, .eax = 40};
+	vm = make_vm(&(struct vm_spec){.window = 3 * GIB}, &ends);
+	n = boot_memory_map(vm, map);
+	cr_assert_eq(map[n - 1].type, 0xefffffffu);
+	cr_assert_eq(map[n - 1].size, 3 * GIB);
+	cr_assert_eq(map[n - 1].start, 64 * GIB);
+	cr_assert_null(memory_at(&vm->memory, 64 * GIB, 1));
+	cr_assert_eq((uintptr_t)vm->memory.window % HUGE_PAGE, 0);
+	destroy_vm(vm, &ends);
+}
+
 /* ---- bad ones */
 
 UNIT(boot, an_image_cut_short_anywhere_is_refused)

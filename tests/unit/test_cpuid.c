@@ -181,7 +181,7 @@ UNIT(cpu_model, that_is_the_default_fits_its_machine_and_hides_what_cannot_be_mo
 	machine_entry(0xa, 0)->eax = ~0u;	 /* performance counters */
 	machine_entry(0x8000000a, 0)->eax = ~0u; /* SVM */
 	machine_entry(0x40000002, 0)->eax = ~0u; /* another hypervisor's */
-	cr_assert_eq(cpu_model_default(kvm, &m, &e), 0, "%s", e.text);
+	cr_assert_eq(cpu_model_default(kvm, false, &m, &e), 0, "%s", e.text);
 	cr_assert_eq(check(m), 0, "%s", e.text);
 	cr_assert_null(entry_of(m, 0xa));
 	cr_assert_null(entry_of(m, 0x8000000a));
@@ -190,6 +190,16 @@ UNIT(cpu_model, that_is_the_default_fits_its_machine_and_hides_what_cannot_be_mo
 	cr_assert_eq(entry_of(m, 0x80000001)->ecx & 1u << 2, 0u, "SVM");
 	cr_assert_eq(entry_of(m, 0x80000007)->edx, 0u, "invariant TSC");
 	cr_assert_eq(entry_of(m, 0x40000001)->eax & 1u << 4, 0u, "async page faults");
+	vmb__cpu_model__free_unpacked(m, NULL);
+
+	/* A host VM's has what its hypervisor needs beside it. */
+	cr_assert_eq(cpu_model_default(kvm, true, &m, &e), 0, "%s", e.text);
+	cr_assert_eq(check(m), 0, "%s", e.text);
+	cr_assert_not_null(entry_of(m, 0x8000000a));
+	cr_assert_null(entry_of(m, 0xa));
+	cr_assert_eq(entry_of(m, 1)->ecx & (1u << 5 | 1u << 3), 1u << 5, "VMX, not MONITOR");
+	cr_assert_eq(entry_of(m, 0x80000001)->ecx & 1u << 2, 1u << 2, "SVM");
+	cr_assert_eq(entry_of(m, 0x80000007)->edx, 1u << 8, "invariant TSC");
 	vmb__cpu_model__free_unpacked(m, NULL);
 	close(kvm);
 }

@@ -1,0 +1,227 @@
+/* agent.c: process 1 of a guest hypervisor: out of an initramfs that holds this program and the
+ * kernel's modules it makes a system that can run VMs, and answers L0's questions.
+ *
+ * Its channel is the host VM's virtio console, hvc0.  What goes wrong while it comes up is told in
+ * the answer to a hello; a hypervisor without its channel powers off.
+ */
+#include "nested/hypervisor.h"
+
+#include "nested/channel.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+enum { MAX_PHASES = 8, SEND_MS = 10000, ROUND_MS = 1000, WINDOW_TRIES = 500, WINDOW_WAIT_MS = 20 };
+
+struct agent {
+	struct channel channel;
+	Vmb__Phase phases[MAX_PHASES], *phase_ptrs[MAX_PHASES];
+	size_t nphases;
+	uint64_t mark; /* when the last phase ended */
+	struct error failed;
+	uint64_t window;
+};
+
+void hold_a_vm(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int vm = kvm < 0 ? -1 : ioctl(kvm, KVM_CREATE_VM, 0);
+
+	if (vm < 0 || ioctl(vm, KVM_CREATE_IRQCHIP, 0) || ioctl(vm, KVM_CREATE_VCPU, 0) < 0)
+		log_line("warning: no VM to hold: under QEMU's TCG busy guests may bring all to a standstill");
+}
+
+static void __attribute__((noreturn)) power_off(const char *why)
+{
+	log_line("agent: %s", why);
+	sync();
+	reboot(RB_POWER_OFF);
+	_exit(1);
+}
+
+static void end_phase(struct agent *a, const char *name)
+{
+	uint64_t now = clock_ns();
+	Vmb__Phase *p = &a->phases[a->nphases];
+
+	vmb__phase__init(p);
+	p->name = (char *)(uintptr_t)name;
+	p->ns = now - a->mark;
+	a->phase_ptrs[a->nphases++] = p;
+	a->mark = now;
+}
+
+static void mount_all(struct agent *a)
+{
+	static const struct {
+		const char *type, *on;
+	} mounts[] = {{"devtmpfs", "/dev"}, {"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"}};
+
+	for (size_t i = 0; i < ARRAY_LEN(mounts); i++) {
+		mkdir(mounts[i].on, 0755);
+		if (mount(mounts[i].type, mounts[i].on, mounts[i].type, 0, NULL) && errno != EBUSY)
+			error_set_errno(&a->failed, "mount %s", mounts[i].on);
+	}
+}
+
+/* In the order of their names.  Of KVM's two one must do. */
+static void load_modules(struct agent *a)
+{
+	struct dirent **names;
+	int n = scandir("/modules", &names, NULL, alphasort);
+
+	for (int i = 0; i < n; i++) {
+		char *path = xasprintf("/modules/%s", names[i]->d_name);
+		int fd = names[i]->d_name[0] == '.' ? -1 : open(path, O_RDONLY | O_CLOEXEC);
+
+		if (fd >= 0 && syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST &&
+		    !strstr(path, "kvm-"))
+			error_set_errno(&a->failed, "%s", path);
+		close_fd(&fd);
+		free(path);
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+	if (access("/dev/kvm", R_OK | W_OK))
+		error_set_errno(&a->failed, "/dev/kvm");
+}
+
+static uint64_t read_number(const char *path)
+{
+	char text[32] = "";
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0 && read(fd, text, sizeof(text) - 1) < 0)
+		text[0] = 0;
+	close_fd(&fd);
+	return strtoull(text, NULL, 10);
+}
+
+static bool window_is_wanted(void)
+{
+	char text[4096] = "";
+	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
+	bool wanted = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strstr(text, "vmbeam.window");
+
+	close_fd(&fd);
+	return wanted;
+}
+
+/* dax_hmem makes the device some time after it was loaded. */
+static void find_window(struct agent *a)
+{
+	if (!window_is_wanted())
+		return;
+	for (int i = 0; i < WINDOW_TRIES && access("/dev/dax0.0", R_OK | W_OK); i++)
+		usleep(WINDOW_WAIT_MS * 1000);
+	a->window = read_number("/sys/bus/dax/devices/dax0.0/size");
+	if (!a->window || access("/dev/dax0.0", R_OK | W_OK))
+		error_set(&a->failed, "the kernel made no device of the beam window");
+}
+
+static void open_channel(struct agent *a)
+{
+	int fd = open("/dev/hvc0", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	struct termios t;
+
+	if (fd < 0 || tcgetattr(fd, &t))
+		power_off("no channel: /dev/hvc0");
+	cfmakeraw(&t);
+	tcsetattr(fd, TCSANOW, &t);
+	channel_init(&a->channel, fd);
+}
+
+static void answer_hello(struct agent *a, Vmb__AgentMessage *m)
+{
+	Vmb__AgentHello hello = VMB__AGENT_HELLO__INIT;
+	struct utsname u;
+	struct error e;
+
+	uname(&u);
+	hello.kernel = u.release;
+	hello.kvm = !access("/dev/kvm", R_OK | W_OK);
+	hello.window = a->window;
+	hello.boot = a->phase_ptrs;
+	hello.n_boot = a->nphases;
+	hello.failed = a->failed.text;
+	m->kind_case = VMB__AGENT_MESSAGE__KIND_HELLO;
+	m->hello = &hello;
+	channel_send(&a->channel, m, SEND_MS, &e);
+}
+
+static void answer_health(struct agent *a, Vmb__AgentMessage *m)
+{
+	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
+	struct sysinfo si;
+	struct error e;
+
+	sysinfo(&si);
+	health.uptime_ns = clock_ns();
+	health.memory = (uint64_t)si.totalram * si.mem_unit;
+	health.available = (uint64_t)(si.freeram + si.bufferram) * si.mem_unit;
+	m->kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
+	m->health = &health;
+	channel_send(&a->channel, m, SEND_MS, &e);
+}
+
+static void answer(struct agent *a, const Vmb__AgentMessage *question)
+{
+	Vmb__AgentMessage m = VMB__AGENT_MESSAGE__INIT;
+	struct error e;
+
+	m.version = AGENT_VERSION;
+	m.id = question->id;
+	switch (question->kind_case) {
+	case VMB__AGENT_MESSAGE__KIND_HELLO_REQUEST:
+		answer_hello(a, &m);
+		return;
+	case VMB__AGENT_MESSAGE__KIND_HEALTH_REQUEST:
+		answer_health(a, &m);
+		return;
+	default:
+		m.error = (char *)(uintptr_t) "the agent does not know this question";
+		channel_send(&a->channel, &m, SEND_MS, &e);
+	}
+}
+
+void agent_main(void)
+{
+	static struct agent a;
+	Vmb__AgentMessage *question;
+	struct error e;
+
+	end_phase(&a, "kernel"); /* CLOCK_MONOTONIC begins with it */
+	mount_all(&a);
+	end_phase(&a, "mounts");
+	load_modules(&a);
+	hold_a_vm();
+	end_phase(&a, "modules");
+	find_window(&a);
+	end_phase(&a, "window");
+	open_channel(&a);
+	for (;;) {
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		if (channel_receive(&a.channel, &question, ROUND_MS, &e) < 0)
+			power_off(e.text);
+		if (!question)
+			continue;
+		answer(&a, question);
+		vmb__agent_message__free_unpacked(question, NULL);
+	}
+}
