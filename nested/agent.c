@@ -146,57 +146,53 @@ static void open_channel(struct agent *a)
 	channel_init(&a->channel, fd);
 }
 
-static void answer_hello(struct agent *a, Vmb__AgentMessage *m)
+static void fill_hello(struct agent *a, Vmb__AgentHello *hello, struct utsname *u)
 {
-	Vmb__AgentHello hello = VMB__AGENT_HELLO__INIT;
-	struct utsname u;
-	struct error e;
-
-	uname(&u);
-	hello.kernel = u.release;
-	hello.kvm = !access("/dev/kvm", R_OK | W_OK);
-	hello.window = a->window;
-	hello.boot = a->phase_ptrs;
-	hello.n_boot = a->nphases;
-	hello.failed = a->failed.text;
-	m->kind_case = VMB__AGENT_MESSAGE__KIND_HELLO;
-	m->hello = &hello;
-	channel_send(&a->channel, m, SEND_MS, &e);
+	uname(u);
+	hello->kernel = u->release;
+	hello->kvm = !access("/dev/kvm", R_OK | W_OK);
+	hello->window = a->window;
+	hello->boot = a->phase_ptrs;
+	hello->n_boot = a->nphases;
+	hello->failed = a->failed.text;
 }
 
-static void answer_health(struct agent *a, Vmb__AgentMessage *m)
+static void fill_health(Vmb__AgentHealth *health)
 {
-	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
-	struct sysinfo si;
-	struct error e;
+	struct sysinfo si = {.mem_unit = 1};
 
 	sysinfo(&si);
-	health.uptime_ns = clock_ns();
-	health.memory = (uint64_t)si.totalram * si.mem_unit;
-	health.available = (uint64_t)(si.freeram + si.bufferram) * si.mem_unit;
-	m->kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
-	m->health = &health;
-	channel_send(&a->channel, m, SEND_MS, &e);
+	health->uptime_ns = clock_ns();
+	health->memory = (uint64_t)si.totalram * si.mem_unit;
+	health->available = (uint64_t)(si.freeram + si.bufferram) * si.mem_unit;
 }
 
 static void answer(struct agent *a, const Vmb__AgentMessage *question)
 {
 	Vmb__AgentMessage m = VMB__AGENT_MESSAGE__INIT;
+	Vmb__AgentHello hello = VMB__AGENT_HELLO__INIT;
+	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
+	struct utsname u;
 	struct error e;
 
 	m.version = AGENT_VERSION;
 	m.id = question->id;
 	switch (question->kind_case) {
 	case VMB__AGENT_MESSAGE__KIND_HELLO_REQUEST:
-		answer_hello(a, &m);
-		return;
+		fill_hello(a, &hello, &u);
+		m.kind_case = VMB__AGENT_MESSAGE__KIND_HELLO;
+		m.hello = &hello;
+		break;
 	case VMB__AGENT_MESSAGE__KIND_HEALTH_REQUEST:
-		answer_health(a, &m);
-		return;
+		fill_health(&health);
+		m.kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
+		m.health = &health;
+		break;
 	default:
 		m.error = (char *)(uintptr_t) "the agent does not know this question";
-		channel_send(&a->channel, &m, SEND_MS, &e);
 	}
+	if (channel_send(&a->channel, &m, SEND_MS, &e))
+		log_line("agent: %s", e.text);
 }
 
 void agent_main(void)

@@ -4,11 +4,14 @@
 #include "nested/channel.h"
 #include "vmm/client.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { CONNECT_MS = 5000, AGAIN_MS = 500 };
+enum { CONNECT_MS = 5000, AGAIN_MS = 500, TURN_MS = 20 };
 
 static int open_channel(const char *vm, struct error *e)
 {
@@ -22,6 +25,26 @@ static int open_channel(const char *vm, struct error *e)
 		wire_close_fds(&fds);
 	}
 	close(link);
+	return fd;
+}
+
+/* One party at a time speaks to an agent: it holds a lock on the host VM's folder.  -1 with *e set if
+ * somebody else speaks until the deadline. */
+static int take_turn(const char *vm, uint64_t deadline, struct error *e)
+{
+	char *dir = runtime_path(vm, NULL);
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		error_set(e, "no such VM is running");
+	free(dir);
+	while (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB)) {
+		if (clock_ns() >= deadline) {
+			error_set(e, "somebody else speaks to its agent");
+			close_fd(&fd);
+		}
+		poll(NULL, 0, TURN_MS);
+	}
 	return fd;
 }
 
@@ -54,12 +77,14 @@ Vmb__AgentMessage *agent_ask(const char *vm, Vmb__AgentMessage *question, int ti
 			     struct error *e)
 {
 	uint64_t deadline = clock_ns() + (uint64_t)timeout_ms * 1000000;
-	int fd = open_channel(vm, e);
+	int turn = take_turn(vm, deadline, e), fd = turn < 0 ? -1 : open_channel(vm, e);
 	Vmb__AgentMessage *answer;
 	struct channel *c;
 
-	if (fd < 0)
+	if (fd < 0) {
+		close_fd(&turn);
 		return NULL;
+	}
 	/* What is left of somebody else's conversation has another number. */
 	if (getrandom(&question->id, sizeof(question->id), 0) < 0)
 		question->id = clock_ns();
@@ -69,6 +94,7 @@ Vmb__AgentMessage *agent_ask(const char *vm, Vmb__AgentMessage *question, int ti
 	answer = ask(c, question, deadline, e);
 	free(c);
 	close(fd);
+	close_fd(&turn);
 	if (answer && answer->error[0]) {
 		error_set(e, "%s", answer->error);
 		vmb__agent_message__free_unpacked(answer, NULL);

@@ -152,14 +152,35 @@ static void stop_at_once(const char *name)
 	stop_main(3, argv);
 }
 
+/* Waits for the agent and looks at what it says of itself. */
+static Vmb__AgentMessage *await_agent(const Vmb__VmConfig *c, struct error *e)
+{
+	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	question.kind_case = VMB__AGENT_MESSAGE__KIND_HELLO_REQUEST;
+	question.hello_request = &empty;
+	m = agent_ask(c->name, &question, READY_MS, e);
+	if (!m)
+		return NULL;
+	if (m->kind_case != VMB__AGENT_MESSAGE__KIND_HELLO)
+		error_set(e, "the agent made no sense");
+	else if (m->hello->failed[0])
+		error_set(e, "it came up wrong: %s", m->hello->failed);
+	else if (!m->hello->kvm || m->hello->window != c->window)
+		error_set(e, "it came up wrong: no KVM, or another window");
+	else
+		return m;
+	vmb__agent_message__free_unpacked(m, NULL);
+	return NULL;
+}
+
 static int start_main(int argc, char **argv)
 {
-	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m = NULL;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
 	struct start_args a = {.json = false};
 	uint64_t begin = clock_ns();
+	Vmb__AgentMessage *m = NULL;
 	struct error e;
-	int r;
 
 	if (parse_start(argc, argv, &a, &e))
 		return cli_usage("hypervisor start: %s", e.text);
@@ -167,30 +188,21 @@ static int start_main(int argc, char **argv)
 	a.config.initrd = a.config.kernel ? image("initramfs", &e) : NULL;
 	a.config.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1 vmbeam.window=1";
 	a.config.rng = a.config.virtio_console = true;
-	if (!a.config.initrd || vm_config_validate(&a.config, &e) || admit(&a.config, &e) ||
-	    vm_launch(&a.config, false, NULL, &e))
-		return cli_acted(a.config.name, a.json, &e);
-	question.kind_case = VMB__AGENT_MESSAGE__KIND_HELLO_REQUEST;
-	question.hello_request = &empty;
-	m = agent_ask(a.config.name, &question, READY_MS, &e);
-	if (m && m->kind_case != VMB__AGENT_MESSAGE__KIND_HELLO)
-		error_set(&e, "the agent made no sense");
-	else if (m && (m->hello->failed[0] || !m->hello->kvm || m->hello->window != a.config.window))
-		error_set(&e, "it came up wrong: %s", m->hello->failed[0] ? m->hello->failed : "no KVM, or another window");
-	else if (m)
-		e.text[0] = 0;
-	if (e.text[0]) {
-		stop_at_once(a.config.name);
-		r = cli_acted(a.config.name, a.json, &e);
-	} else {
-		print_hello(a.config.name, m->hello, clock_ns() - begin, a.json);
-		r = EXIT_OK;
+	if (a.config.initrd && !vm_config_validate(&a.config, &e) && !admit(&a.config, &e) &&
+	    !vm_launch(&a.config, false, NULL, &e)) {
+		m = await_agent(&a.config, &e);
+		if (!m)
+			stop_at_once(a.config.name);
 	}
-	if (m)
-		vmb__agent_message__free_unpacked(m, NULL);
-	free(a.config.kernel);
-	free(a.config.initrd);
-	return r;
+	if (a.config.initrd)
+		free(a.config.initrd);
+	if (a.config.kernel)
+		free(a.config.kernel);
+	if (!m)
+		return cli_acted(a.config.name, a.json, &e);
+	print_hello(a.config.name, m->hello, clock_ns() - begin, a.json);
+	vmb__agent_message__free_unpacked(m, NULL);
+	return EXIT_OK;
 }
 
 int hypervisor_main(int argc, char **argv)
