@@ -101,35 +101,15 @@ static void load_modules(struct agent *a)
 		error_set_errno(&a->failed, "/dev/kvm");
 }
 
-static uint64_t read_number(const char *path)
-{
-	char text[32] = "";
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	if (fd >= 0 && read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
-	close_fd(&fd);
-	return strtoull(text, NULL, 10);
-}
-
-static bool window_is_wanted(void)
-{
-	char text[4096] = "";
-	int fd = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
-	bool wanted = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && strstr(text, "vmbeam.window");
-
-	close_fd(&fd);
-	return wanted;
-}
-
 /* dax_hmem makes the device some time after it was loaded. */
 static void find_window(struct agent *a)
 {
-	if (!window_is_wanted())
-		return;
+	char size[32];
+
 	for (int i = 0; i < WINDOW_TRIES && access("/dev/dax0.0", R_OK | W_OK); i++)
 		usleep(WINDOW_WAIT_MS * 1000);
-	a->window = read_number("/sys/bus/dax/devices/dax0.0/size");
+	read_text("/sys/bus/dax/devices/dax0.0/size", size, sizeof(size));
+	a->window = strtoull(size, NULL, 10);
 	if (!a->window || access("/dev/dax0.0", R_OK | W_OK))
 		error_set(&a->failed, "the kernel made no device of the beam window");
 }

@@ -11,13 +11,7 @@ hypervisor: $(HYPERVISOR)/initramfs $(HYPERVISOR)/vmlinuz  ## what a guest hyper
 $(HYPERVISOR)/vmlinuz: $(LAB)/kernel.stamp
 	$(Q)mkdir -p $(@D) && cp -L $(LAB)/vmlinuz $@
 
-# The modules are numbered in the order in which they load.
 $(HYPERVISOR)/initramfs: $(BIN)/vmbeam $(LAB)/kernel.stamp nested/hypervisor.mk
 	@echo "  GEN  $@"
 	$(Q)rm -rf $@.d && mkdir -p $@.d/modules && strip -o $@.d/init $(BIN)/vmbeam
-	$(Q)v=$$(readlink $(LAB)/modules) && list=$$(modprobe -d $(abspath $(LAB)/kernel) \
-		-S $${v##*/} -aD $(HYPERVISOR_MODULES)) && i=100 && \
-	for m in $$(echo "$$list" | awk '$$1 == "insmod" && !seen[$$2]++ { print $$2 }'); do \
-		cp $$m $@.d/modules/$$i-$${m##*/} || exit 1; i=$$((i + 1)); done
-	$(Q)cd $@.d && find . | cpio -o -H newc --quiet >../initramfs.tmp
-	$(Q)mv $@.tmp $@ && rm -rf $@.d
+	$(Q)$(call pack-initramfs,$(HYPERVISOR_MODULES))

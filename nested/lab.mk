@@ -31,18 +31,21 @@ $(LAB)/vmlinux: $(LAB)/kernel.stamp nested/extract-vmlinux.sh
 	@echo "  GEN  $@"
 	$(Q)sh nested/extract-vmlinux.sh $(LAB)/vmlinuz >$@.tmp && mv $@.tmp $@
 
-# The modules are numbered in the order in which they load.
+# Into $@, from the folder $@.d: what is there, and these modules and those that they need, numbered in
+# the order in which they load.
+define pack-initramfs
+v=$$(readlink $(LAB)/modules) && list=$$(modprobe -d $(abspath $(LAB)/kernel) -S $${v##*/} -aD $(1)) && i=100 && \
+for m in $$(echo "$$list" | awk '!seen[$$2]++ { print $$2 }'); do \
+	cp $$m $@.d/modules/$$i-$${m##*/} || exit 1; i=$$((i + 1)); done && \
+(cd $@.d && find . | cpio -o -H newc --quiet) >$@.tmp && mv $@.tmp $@ && rm -rf $@.d
+endef
+
 $(LAB)/initramfs: $(LAB)/kernel.stamp nested/lab-init.sh nested/lab.mk
 	@echo "  GEN  $@"
 	$(Q)rm -rf $@.d && cd $(LAB) && mkdir -p $(addprefix initramfs.d/,bin dev modules newroot proc \
 		root sys)
 	$(Q)cp /bin/busybox $@.d/bin && install -m 755 nested/lab-init.sh $@.d/init
-	$(Q)v=$$(readlink $(LAB)/modules) && list=$$(modprobe -d $(abspath $(LAB)/kernel) \
-		-S $${v##*/} -aD $(LAB_MODULES)) && i=100 && \
-	for m in $$(echo "$$list" | awk '!seen[$$2]++ { print $$2 }'); do \
-		cp $$m $@.d/modules/$$i-$${m##*/} || exit 1; i=$$((i + 1)); done
-	$(Q)cd $@.d && find . | cpio -o -H newc --quiet >../initramfs.tmp
-	$(Q)mv $@.tmp $@ && rm -rf $@.d
+	$(Q)$(call pack-initramfs,$(LAB_MODULES))
 
 .PHONY: check-lab-self
 check-lab-self: $(BIN)/vmbeam lab-kernel  ## test `vmbeam lab` itself (a minute)

@@ -33,6 +33,9 @@ int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind);
 /* Starts the VM's process; with console (may be NULL) our end of its serial console. */
 int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e);
 
+/* Asks for a stop by force; runtime_clear() waits for the end. */
+void vm_stop_now(const char *name);
+
 int run_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
 int list_main(int argc, char **argv);

@@ -13,7 +13,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-enum { READY_MS = 300000, KERNEL_NEEDS = 384 * MIB };
+enum { READY_MS = 300000, CLEAR_MS = 5000, KERNEL_NEEDS = 384 * MIB };
 
 struct start_args {
 	Vmb__VmConfig config;
@@ -144,14 +144,6 @@ static void print_hello(const char *name, const Vmb__AgentHello *h, uint64_t ns,
 				 "ready_ns", (json_int_t)ns, "phases", phases));
 }
 
-static void stop_at_once(const char *name)
-{
-	char *argv[] = {(char *)(uintptr_t) "stop", (char *)(uintptr_t)name,
-			(char *)(uintptr_t) "--force", NULL};
-
-	stop_main(3, argv);
-}
-
 /* Waits for the agent and looks at what it says of itself. */
 static Vmb__AgentMessage *await_agent(const Vmb__VmConfig *c, struct error *e)
 {
@@ -186,18 +178,18 @@ static int start_main(int argc, char **argv)
 		return cli_usage("hypervisor start: %s", e.text);
 	a.config.kernel = image("vmlinuz", &e);
 	a.config.initrd = a.config.kernel ? image("initramfs", &e) : NULL;
-	a.config.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1 vmbeam.window=1";
+	a.config.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1";
 	a.config.rng = a.config.virtio_console = true;
 	if (a.config.initrd && !vm_config_validate(&a.config, &e) && !admit(&a.config, &e) &&
 	    !vm_launch(&a.config, false, NULL, &e)) {
 		m = await_agent(&a.config, &e);
-		if (!m)
-			stop_at_once(a.config.name);
+		if (!m) {
+			vm_stop_now(a.config.name);
+			runtime_clear(a.config.name, CLEAR_MS);
+		}
 	}
-	if (a.config.initrd)
-		free(a.config.initrd);
-	if (a.config.kernel)
-		free(a.config.kernel);
+	free(a.config.initrd);
+	free(a.config.kernel);
 	if (!m)
 		return cli_acted(a.config.name, a.json, &e);
 	print_hello(a.config.name, m->hello, clock_ns() - begin, a.json);

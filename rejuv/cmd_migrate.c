@@ -86,7 +86,8 @@ static void print_json(const struct migrate_args *a, const struct handover_repor
 		json_array_append_new(blockers, json_string(r->blockers[i]));
 	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:i, s:{s:I, s:I}, s:n}",
 		      "vm", a->vm, "mode", "zero-copy", "from", "host", "to", a->to, "outcome",
-		      !result ? "completed" : r->cancelled ? "cancelled" : "failed", "error", result ? r->error.text : "",
+		      !result ? "completed" : r->cancelled ? "cancelled" : "failed", "error",
+		      result ? r->error.text : "",
 		      "memory_bytes", (json_int_t)r->memory_bytes, "total_ns", (json_int_t)r->total_ns,
 		      "downtime_ns", (json_int_t)r->downtime_ns, "phases", phases, "bytes_sent",
 		      (json_int_t)r->state_bytes, "rounds", 0, "cpu_ns", "source",

@@ -124,7 +124,7 @@ static int set_serial(struct run_options *o, const char *arg)
 
 enum { OPT_KERNEL = 256, OPT_INITRD, OPT_APPEND, OPT_MEMORY, OPT_CPUS, OPT_DISK, OPT_NET,
        OPT_SERIAL, OPT_HUGEPAGES, OPT_DETACH, OPT_MODULE, OPT_DEBUG_EXIT, OPT_PAUSED, OPT_JSON, OPT_IN,
-       OPT_VIRTIO_CONSOLE, OPT_WINDOW };
+       OPT_VIRTIO_CONSOLE };
 
 static const struct option options[] = {
 	{"kernel", required_argument, NULL, OPT_KERNEL},
@@ -143,7 +143,6 @@ static const struct option options[] = {
 	{"json", no_argument, NULL, OPT_JSON},
 	{"virtio-console", no_argument, NULL, OPT_VIRTIO_CONSOLE},
 	{"in", required_argument, NULL, OPT_IN},
-	{"window", required_argument, NULL, OPT_WINDOW},
 	{NULL, 0, NULL, 0},
 };
 
@@ -199,11 +198,6 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 		return 0;
 	case OPT_VIRTIO_CONSOLE:
 		o->config.virtio_console = true;
-		return 0;
-	case OPT_WINDOW:
-		if (parse_size(arg, &n, e))
-			return -1;
-		o->config.window = n;
 		return 0;
 	case OPT_IN:
 		return error_set(e, "--in: guest hypervisors are not there yet");
@@ -286,7 +280,7 @@ int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct erro
 	return result;
 }
 
-static void stop_vm(const char *name)
+void vm_stop_now(const char *name)
 {
 	Vmb__Request r = VMB__REQUEST__INIT;
 	Vmb__StopRequest stop = VMB__STOP_REQUEST__INIT;
@@ -311,7 +305,8 @@ int run_main(int argc, char **argv)
 
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
-	if (check_memory(o.config.memory, &e) || vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
+	if (check_memory(o.config.memory, &e) ||
+	    vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
 		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
 	}
@@ -321,7 +316,7 @@ int run_main(int argc, char **argv)
 	if (crashed)
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
 	if (status < 0) { /* interrupted: what was started in the foreground ends with it */
-		stop_vm(o.config.name);
+		vm_stop_now(o.config.name);
 		status = 130;
 	}
 	if (!runtime_clear(o.config.name, CLEAR_MS) && status == 130)

@@ -2,6 +2,7 @@
 #include "vmm/base.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -98,6 +99,22 @@ void close_fd(int *fd)
 	*fd = -1;
 }
 
+bool process_has_ended(int pidfd, int wait_ms)
+{
+	struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+	return pidfd < 0 || poll(&p, 1, wait_ms) > 0;
+}
+
+void read_text(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
+
+	buf[n > 0 ? n : 0] = 0;
+	close_fd(&fd);
+}
+
 #define ALL_LOOP(call)                                                                             \
 	do {                                                                                       \
 		size_t done = 0;                                                                   \
@@ -113,13 +130,6 @@ void close_fd(int *fd)
 		}                                                                                  \
 		return (ssize_t)done;                                                              \
 	} while (0)
-
-bool process_has_ended(int pidfd, int wait_ms)
-{
-	struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-	return pidfd < 0 || poll(&p, 1, wait_ms) > 0;
-}
 
 ssize_t write_all(int fd, const void *buf, size_t len)
 {

@@ -53,6 +53,9 @@ void close_fd(int *fd);
 /* Has the process of a pidfd ended?  Waits for that at most wait_ms.  Of -1: yes. */
 bool process_has_ended(int pidfd, int wait_ms);
 
+/* The first bytes of a file, as a string; "" if it cannot be read. */
+void read_text(const char *path, char *buf, size_t size);
+
 /* write(), pread() until all is done or it fails; -1 with errno, or a short count at end of file. */
 ssize_t write_all(int fd, const void *buf, size_t len);
 ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off);

@@ -9,7 +9,6 @@
 
 #include <cpuid.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -124,18 +123,12 @@ static int warm_extent(struct vcpu *v, uint64_t start, uint64_t end, uint64_t st
 
 bool warm_huge_pages(bool hugetlb)
 {
-	char text[128] = "";
+	char text[128];
 	const char *now;
-	int fd;
 
 	if (hugetlb)
 		return true;
-	fd = open("/sys/kernel/mm/transparent_hugepage/shmem_enabled", O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	if (read(fd, text, sizeof(text) - 1) < 0)
-		text[0] = 0;
-	close(fd);
+	read_text("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof(text));
 	now = strchr(text, '[');
 	return now && strncmp(now, "[never]", 7) && strncmp(now, "[deny]", 6);
 }

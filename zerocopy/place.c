@@ -15,16 +15,6 @@
 static const int limits[] = {RLIMIT_NOFILE, RLIMIT_MEMLOCK, RLIMIT_CORE, RLIMIT_FSIZE,
 			     RLIMIT_AS};
 
-/* The first bytes of a file, as a string; "" if it cannot be read. */
-static void read_file(const char *path, char *buf, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
-
-	buf[n > 0 ? n : 0] = 0;
-	close_fd(&fd);
-}
-
 static void write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -40,7 +30,7 @@ static pid_t pid_of(int pidfd)
 	char path[64], text[512], *at;
 
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
-	read_file(path, text, sizeof(text));
+	read_text(path, text, sizeof(text));
 	at = strstr(text, "\nPid:");
 	return at ? MAX(atoi(at + 5), 0) : 0;
 }
@@ -51,8 +41,8 @@ static void join_cgroup(pid_t from, pid_t to)
 	char path[64], theirs[4096], ours[4096], *cgroup, pid[16];
 
 	snprintf(path, sizeof(path), "/proc/%d/cgroup", from);
-	read_file(path, theirs, sizeof(theirs));
-	read_file("/proc/self/cgroup", ours, sizeof(ours));
+	read_text(path, theirs, sizeof(theirs));
+	read_text("/proc/self/cgroup", ours, sizeof(ours));
 	cgroup = strstr(theirs, "0::/");
 	if (!cgroup || !strcmp(theirs, ours))
 		return;
@@ -79,7 +69,7 @@ void place_like(int source_pidfd, pid_t to)
 		if (!prlimit(from, (enum __rlimit_resource)limits[i], NULL, &rlimit))
 			prlimit(to, (enum __rlimit_resource)limits[i], &rlimit, NULL);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", from);
-	read_file(path, text, sizeof(text));
+	read_text(path, text, sizeof(text));
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", to);
 	if (text[0])
 		write_file(path, text);

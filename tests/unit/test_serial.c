@@ -227,6 +227,21 @@ static void print(const char *text, size_t len)
 		set(UART_TX, (uint8_t)text[i]);
 }
 
+/* Until the guest finds no room, since some client but `reader` does not read: it waits then, and
+ * writes no more. */
+static void fill_port(int reader)
+{
+	char dull[4096];
+
+	memset(dull, '.', sizeof(dull));
+	while (get(UART_LSR) & UART_LSR_THRE) {
+		print(dull, sizeof(dull));
+		run_loop(vm);
+		while (recv(reader, dull, sizeof(dull), MSG_DONTWAIT) > 0)
+			;
+	}
+}
+
 UNIT(console, gives_each_client_what_is_written_while_it_listens)
 {
 	char buf[64];
@@ -286,21 +301,13 @@ UNIT(console, input_that_finds_no_room_comes_when_there_is_some)
 
 UNIT(console, a_client_that_never_reads_holds_the_guest_up_but_not_for_ever)
 {
-	char dull[4096];
 	int idle, reader;
 	uint64_t start;
 
 	open_serial();
 	idle = new_client();
 	reader = new_client();
-	memset(dull, '.', sizeof(dull));
-	/* Until the guest finds no room: it waits then, and writes no more. */
-	while (get(UART_LSR) & UART_LSR_THRE) {
-		print(dull, sizeof(dull));
-		run_loop(vm);
-		while (recv(reader, dull, sizeof(dull), MSG_DONTWAIT) > 0)
-			;
-	}
+	fill_port(reader);
 	start = clock_ns();
 	while (!(get(UART_LSR) & UART_LSR_THRE) && clock_ns() - start < 20000000000u)
 		loop_once(vm->loop, 1000);
@@ -323,13 +330,7 @@ UNIT(console, after_a_move_each_goes_on_where_it_was)
 	s = vm->serial;
 	idle = new_client();
 	reader = new_client();
-	memset(dull, '.', sizeof(dull));
-	while (get(UART_LSR) & UART_LSR_THRE) {
-		print(dull, sizeof(dull));
-		run_loop(vm);
-		while (recv(reader, dull, sizeof(dull), MSG_DONTWAIT) > 0)
-			;
-	}
+	fill_port(reader);
 	console_stop(vm->console);
 	sent = console_sent(vm->console);
 	serial_tx(s, &len);
