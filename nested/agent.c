@@ -7,6 +7,7 @@
 #include "nested/hypervisor.h"
 
 #include "nested/channel.h"
+#include "vmm/vmm.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -14,9 +15,12 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
+#include <signal.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -25,9 +29,19 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { MAX_PHASES = 8, SEND_MS = 10000, ROUND_MS = 1000, WINDOW_TRIES = 500, WINDOW_WAIT_MS = 20 };
+enum { GUEST_PORT_FD = 3,  MAX_PHASES = 8, SEND_MS = 10000, WINDOW_TRIES = 500, WINDOW_WAIT_MS = 20 };
+
+/* A stream to L0, for one guest VM at a time. */
+struct guest_port {
+	char path[32];
+	int fd;	   /* -1: closed */
+	pid_t pid; /* who runs the guest, 0: nobody */
+};
 
 struct agent {
+	struct guest_port port[VM_HOST_PORTS];
+	size_t nports;
+	int epoll, deaths; /* signalfd */
 	struct channel channel;
 	Vmb__Phase phases[MAX_PHASES], *phase_ptrs[MAX_PHASES];
 	size_t nphases;
@@ -126,6 +140,144 @@ static void open_channel(struct agent *a)
 	channel_init(&a->channel, fd);
 }
 
+/* ---- guest VMs
+ *
+ * What L0 writes to a port begins a guest VM: a process is started that is given the port.  When it has ended
+ * the port is closed and opened anew, which tells L0 that it is free.
+ */
+
+/* A port that L0 has not opened is readable and says POLLHUP for ever: it is looked at when it changes. */
+static int open_port(struct agent *a, struct guest_port *p)
+{
+	struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.ptr = p};
+
+	close_fd(&p->fd);
+	p->fd = open(p->path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	if (p->fd < 0 || epoll_ctl(a->epoll, EPOLL_CTL_ADD, p->fd, &ev))
+		return -1;
+	return 0;
+}
+
+static int is_port(const struct dirent *d)
+{
+	return !strncmp(d->d_name, "vport", 5);
+}
+
+static bool is_known(const struct agent *a, const char *path)
+{
+	for (size_t i = 0; i < a->nports; i++)
+		if (!strcmp(a->port[i].path, path))
+			return true;
+	return false;
+}
+
+/* One that the console has cannot be opened. */
+static void look_for_ports(struct agent *a)
+{
+	struct dirent **names;
+	int n = scandir("/dev", &names, is_port, alphasort);
+
+	for (int i = 0; i < n; i++) {
+		struct guest_port p = {.fd = -1};
+
+		snprintf(p.path, sizeof(p.path), "/dev/%.24s", names[i]->d_name);
+		if (a->nports < VM_HOST_PORTS && !is_known(a, p.path)) {
+			a->port[a->nports] = p;
+			if (!open_port(a, &a->port[a->nports]))
+				a->nports++;
+		}
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+}
+
+/* The driver makes them some time after it was loaded. */
+static void find_ports(struct agent *a)
+{
+	for (int i = 0; i < WINDOW_TRIES && a->nports < VM_HOST_PORTS; i++) {
+		look_for_ports(a);
+		if (a->nports < VM_HOST_PORTS)
+			usleep(WINDOW_WAIT_MS * 1000);
+	}
+	if (a->nports < VM_HOST_PORTS)
+		error_set(&a->failed, "%zu of its %d ports are there", a->nports, VM_HOST_PORTS);
+}
+
+static void start_guest(struct agent *a, struct guest_port *p)
+{
+	sigset_t none;
+
+	epoll_ctl(a->epoll, EPOLL_CTL_DEL, p->fd, NULL);
+	p->pid = fork();
+	if (p->pid < 0) {
+		log_line("agent: fork: %s", strerror(errno));
+		p->pid = 0;
+		open_port(a, p); /* whoever waits there learns that nothing comes */
+	}
+	if (p->pid)
+		return;
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	dup2(p->fd, GUEST_PORT_FD);
+	close_range(GUEST_PORT_FD + 1, ~0u, 0);
+	_exit(vm_back_process(GUEST_PORT_FD, "/dev/dax0.0", "/run/empty"));
+}
+
+static void reap(struct agent *a)
+{
+	struct signalfd_siginfo info;
+	pid_t pid;
+
+	while (read(a->deaths, &info, sizeof(info)) > 0)
+		;
+	while ((pid = waitpid(-1, NULL, WNOHANG)) > 0)
+		for (size_t i = 0; i < a->nports; i++)
+			if (a->port[i].pid == pid) {
+				a->port[i].pid = 0;
+				if (open_port(a, &a->port[i]))
+					log_line("agent: %s: %s", a->port[i].path, strerror(errno));
+			}
+}
+
+static void watch_all(struct agent *a)
+{
+	struct epoll_event question = {.events = EPOLLIN, .data.ptr = NULL};
+	struct epoll_event death = {.events = EPOLLIN, .data.ptr = &a->deaths};
+	sigset_t children;
+
+	sigemptyset(&children);
+	sigaddset(&children, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &children, NULL);
+	a->epoll = epoll_create1(EPOLL_CLOEXEC);
+	a->deaths = signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (a->epoll < 0 || a->deaths < 0 || epoll_ctl(a->epoll, EPOLL_CTL_ADD, a->deaths, &death) ||
+	    epoll_ctl(a->epoll, EPOLL_CTL_ADD, a->channel.fd, &question))
+		power_off("cannot watch its channel");
+}
+
+/* Waits for what there is to do, and starts and reaps guests.  True: there is a question. */
+static bool serve_ports(struct agent *a)
+{
+	struct epoll_event ev[16];
+	int n = epoll_wait(a->epoll, ev, ARRAY_LEN(ev), -1);
+	bool question = false;
+
+	for (int i = 0; i < n; i++) {
+		struct guest_port *p = ev[i].data.ptr;
+
+		if (!p)
+			question = true;
+		else if (ev[i].data.ptr == &a->deaths)
+			reap(a);
+		else if (ev[i].events & EPOLLIN && !(ev[i].events & EPOLLHUP) && !p->pid)
+			start_guest(a, p);
+	}
+	return question;
+}
+
+/* ---- questions */
+
 static void fill_hello(struct agent *a, Vmb__AgentHello *hello, struct utsname *u)
 {
 	uname(u);
@@ -190,10 +342,14 @@ void agent_main(void)
 	find_window(&a);
 	end_phase(&a, "window");
 	open_channel(&a);
+	mkdir("/run/empty", 0555);
+	watch_all(&a);
+	find_ports(&a);
+	end_phase(&a, "ports");
 	for (;;) {
-		while (waitpid(-1, NULL, WNOHANG) > 0)
-			;
-		if (channel_receive(&a.channel, &question, ROUND_MS, &e) < 0)
+		if (!serve_ports(&a))
+			continue;
+		if (channel_receive(&a.channel, &question, 0, &e) < 0)
 			power_off(e.text);
 		if (!question)
 			continue;

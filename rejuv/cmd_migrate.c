@@ -68,8 +68,12 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		return 0;
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
-	if (strcmp(a->to, "fresh"))
-		return cli_usage("migrate: --to %s: only 'fresh' is there yet", a->to);
+	if (strchr(a->to, ':'))
+		return cli_usage("migrate: --to %s: other machines are not there yet", a->to);
+	if (!strcmp(a->to, "host"))
+		a->o.placement = "";
+	else if (strcmp(a->to, "fresh"))
+		a->o.placement = a->to;
 	a->o.drain_timeout_ns = seconds * 1000000000ull;
 	a->o.fault = getenv("VMBEAM_FAULT");
 	return 0;

@@ -200,7 +200,8 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 		o->config.virtio_console = true;
 		return 0;
 	case OPT_IN:
-		return error_set(e, "--in: guest hypervisors are not there yet");
+		o->config.placement = arg;
+		return 0;
 	default:
 		return error_set(e, "unknown option or missing value");
 	}

@@ -45,11 +45,15 @@ struct console {
 	bool inherits; /* clients added now came with the port's buffer: it is theirs */
 	size_t inherit_sent[MAX_CLIENTS]; /* what each of them has had */
 	struct client clients[MAX_CLIENTS];
+	const struct console_sink *sink; /* the other half of the VM; NULL: it is whole */
+	void *sink_ctx;
+	uint8_t waiting[CONSOLE_WAITING]; /* input for which the port had no room */
+	size_t waiting_len;
 };
 
 static size_t port_room(const struct console *c)
 {
-	return c->ops->room(c->port);
+	return c->waiting_len ? 0 : c->ops->room(c->port); /* in the order in which it came */
 }
 
 static void watch(struct client *c, uint32_t events)
@@ -133,6 +137,8 @@ void console_flush(struct console *c)
 			done = MIN(done, cl->sent);
 	}
 	watch_time(c);
+	if (c->sink)
+		done = c->sink->take(c->sink_ctx, data, len); /* it has no clients and no file */
 	if (!done)
 		return;
 	c->ops->tx_taken(c->port, done);
@@ -171,8 +177,44 @@ void console_wake(struct console *c)
 		log_line("console: %s", strerror(errno));
 }
 
+void console_set_sink(struct console *c, const struct console_sink *sink, void *ctx)
+{
+	c->sink = sink;
+	c->sink_ctx = ctx;
+}
+
+static void give_waiting(struct console *c)
+{
+	size_t n = c->stopped ? 0 : c->ops->receive(c->port, c->waiting, c->waiting_len);
+
+	if (!n)
+		return;
+	c->waiting_len -= n;
+	memmove(c->waiting, c->waiting + n, c->waiting_len);
+	if (c->sink)
+		c->sink->consumed(c->sink_ctx, n);
+}
+
+size_t console_input(struct console *c, const uint8_t *data, size_t len)
+{
+	size_t n = MIN(len, CONSOLE_WAITING - c->waiting_len);
+
+	memcpy(c->waiting + c->waiting_len, data, n);
+	c->waiting_len += n;
+	give_waiting(c);
+	return n;
+}
+
+const uint8_t *console_waiting(const struct console *c, size_t *len)
+{
+	*len = c->waiting_len;
+	return c->waiting;
+}
+
 void console_rx_ready(struct console *c)
 {
+	if (c->waiting_len)
+		give_waiting(c);
 	for (size_t i = 0; i < MAX_CLIENTS; i++)
 		if (c->clients[i].fd >= 0 && !c->stopped)
 			watch(&c->clients[i], c->clients[i].watching | EPOLLIN);
@@ -302,6 +344,7 @@ void console_start(struct console *c)
 	for (size_t i = 0; i < MAX_CLIENTS; i++)
 		if (c->clients[i].fd >= 0)
 			watch(&c->clients[i], EPOLLIN);
+	give_waiting(c);
 	console_flush(c);
 }
 

@@ -76,6 +76,7 @@ static void reply_info(struct session *s)
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
 	uint64_t exits[MAX_VCPUS];
+	char *guests[HOST_PORTS];
 	struct stat st;
 
 	info.config = vm->config;
@@ -89,6 +90,9 @@ static void reply_info(struct session *s)
 	info.first_run_ns = vm->first_run_ns;
 	info.handovers = vm->handovers;
 	balloon_read(vm, &info.balloon_target, &info.balloon_actual);
+	info.guests = guests;
+	info.n_guests = vm_guests(vm, guests, HOST_PORTS);
+	info.window_faults = window_faults(vm);
 	if (!fstat(vm->memory.fd, &st))
 		info.allocated = (uint64_t)st.st_blocks * 512;
 	reply.kind_case = VMB__REPLY__KIND_INFO;
@@ -174,6 +178,7 @@ static bool refused_while_moving(struct session *s, const Vmb__Request *r)
 	case VMB__REQUEST__KIND_RESUME:
 	case VMB__REQUEST__KIND_HANDOVER:
 	case VMB__REQUEST__KIND_BALLOON:
+	case VMB__REQUEST__KIND_BEAM_IN:
 		break;
 	case VMB__REQUEST__KIND_STOP:
 		if (r->stop->force)
@@ -220,6 +225,13 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_HVC:
 		do_console(s, s->control->vm->hvc);
+		break;
+	case VMB__REQUEST__KIND_BEAM_IN:
+		/* The connection is the lease. */
+		loop_remove(s->source);
+		s->source = NULL;
+		s->fd = -1;
+		window_beam_in(c->vm, fd, r->beam_in, fds);
 		break;
 	case VMB__REQUEST__KIND_BALLOON:
 		do_balloon(s, r->balloon->bytes);

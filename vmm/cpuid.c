@@ -227,10 +227,12 @@ static void unpack(const Vmb__CpuidEntry *in, struct kvm_cpuid_entry2 *out)
 	out->edx = in->edx;
 }
 
-/* Bits that KVM emulates whether or not it reports them. */
+/* Bits that KVM emulates whether or not it reports them, and those that set_topology() writes. */
 static uint32_t always_there(const struct feature_word *w)
 {
-	return w->function == 1 && w->reg == ECX ? BIT(31) | BIT(21) | BIT(24) | BIT(27) : 0;
+	if (w->function == 1)
+		return w->reg == ECX ? BIT(31) | BIT(21) | BIT(24) | BIT(27) : BIT(28);
+	return w->function == 0x80000001 && w->reg == ECX ? BIT(1) : 0;
 }
 
 uint64_t cpu_model_address_end(const Vmb__CpuModel *model)

@@ -60,6 +60,7 @@ struct memory {
 	/* A host VM's beam window: address space that nobody can touch, until an extent is mapped into it. */
 	uint8_t *window;
 	uint64_t window_size, window_gpa; /* bytes, 0: none */
+	int scratch; /* memfd behind what no extent is mapped over, once somebody has touched that; -1 */
 };
 
 /* Makes the memfd, or adopts `fd` (a handover); maps nothing yet. */
@@ -67,6 +68,16 @@ int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct 
 int memory_map(struct memory *m, struct error *e);
 /* After memory_create(). */
 int memory_reserve_window(struct memory *m, uint64_t size, struct error *e);
+/* Maps all of a guest's memfd into the window; takes it out again, which removes every translation, those
+ * of nested guests too. */
+int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, struct error *e);
+int memory_beam_out(struct memory *m, uint64_t offset, uint64_t size, struct error *e);
+/* Puts a little memory, the same again and again, over a part of the window where nothing is. */
+int memory_beam_scratch(struct memory *m, uint64_t offset, uint64_t size, struct error *e);
+/* Is it a memfd whose size is sealed?  Its size, or 0 with *e set. */
+uint64_t memory_sealed_size(int fd, struct error *e);
+/* The back half of a VM: part of the hypervisor's window device, which is closed here. */
+int memory_adopt_window(struct memory *m, uint64_t size, int device, uint64_t offset, struct error *e);
 void memory_destroy(struct memory *m);
 /* The only way to guest memory: gpa and len -> pointer, or NULL if any byte lies outside RAM. */
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
@@ -74,6 +85,55 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 uint64_t memory_low_size(const struct memory *m);
 /* Makes the process's page tables hold what the memfd holds already; allocates nothing. */
 void memory_prefault(const struct memory *m);
+
+/* ------------------------------------------------------------------ window.c: who is in the beam window */
+
+struct window;
+struct wire_fds;
+/* A BeamInRequest: takes the connection over, which is its lease. */
+void window_beam_in(struct vm *vm, int fd, const Vmb__BeamInRequest *r, struct wire_fds *fds);
+uint64_t window_faults(const struct vm *vm);
+/* A vCPU touched the window where nothing is: true if it may go on. */
+bool window_fault(struct vm *vm);
+void window_destroy(struct vm *vm);
+
+/* ------------------------------------------------------------------ front.c, back.c: a VM in two halves */
+
+struct front;
+struct boot_entry;
+/* Leases memory and a port of the guest hypervisor that vm->config->placement names, and has it build the
+ * back half.  Every call on a front half blocks until the other has answered. */
+int front_create(struct vm *vm, struct error *e);
+/* Before the devices are made; front_create() after them. */
+void front_prepare(struct vm *vm);
+void front_destroy(struct vm *vm);
+int front_boot(struct vm *vm, const struct boot_entry *entry, struct error *e);
+/* The vCPUs, as vcpu.c does it for a whole VM. */
+void front_resume(struct vm *vm);
+void front_pause(struct vm *vm);
+Vmb__VmState *front_capture(struct vm *vm, struct error *e);
+int front_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
+int front_warm(struct vm *vm, struct error *e);
+int front_fence(struct vm *vm, struct error *e);
+void front_unfence(struct vm *vm);
+void front_power_button(struct vm *vm);
+void front_msi(struct vm *vm, uint64_t address, uint32_t data);
+/* address 0: the guest's writes there are not to be told any more. */
+void front_doorbell(struct vm *vm, unsigned int index, uint64_t address);
+extern const struct console_port front_serial_port;
+
+struct back;
+/* Builds the vCPUs' half of a VM whose RAM is at `offset` in the window device, which is closed here. */
+struct vm *vm_create_back(const Vmb__VmConfig *config, int window, uint64_t offset, struct error *e);
+/* In a vCPU's thread, locked: an access to a device. */
+void back_access(struct vm *vm, bool mmio, uint64_t address, void *data, unsigned int len, bool write);
+void back_pci_access(struct vm *vm, uint16_t port, void *data, unsigned int len, bool write);
+/* A vCPU has left the guest; waiting for all of them, while their accesses are answered. */
+void back_quiet(struct vm *vm);
+void back_await_quiet(struct vm *vm);
+/* The guest asks for a reset; the VM has crashed. */
+void back_reset(struct vm *vm);
+void back_crashed(struct vm *vm);
 
 /* ------------------------------------------------------------------ loop.c */
 
@@ -118,6 +178,7 @@ struct kvm_caps {
 	int xsave_size;
 	int nested_size; /* 0: no nested state */
 	bool xcrs;
+	uint32_t tsc_khz; /* of the first vCPU */
 	uint32_t *msrs; /* the list to carry: KVM_GET_MSR_INDEX_LIST less the skip table, and the MTRRs */
 	size_t nmsrs;
 };
@@ -130,6 +191,7 @@ void vcpus_resume(struct vm *vm);
 /* With vm->lock held, vCPUs paused: run one job on every vCPU's own thread, in parallel. */
 int vcpus_do(struct vm *vm, enum vcpu_job job, Vmb__VcpuState **states, struct error *e);
 
+int vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset, struct error *e);
 int kvm_caps_read(struct vm *vm, struct error *e);
 Vmb__VcpuState *vcpu_state_get(struct vcpu *v, struct error *e);
 int vcpu_state_set(struct vcpu *v, const Vmb__VcpuState *s, struct error *e);
@@ -262,8 +324,10 @@ int irq_routes_flush(struct vm *vm, struct error *e);
 
 /* ------------------------------------------------------------------ virtqueue.c, virtio.c */
 
+enum { HOST_PORTS = VM_HOST_PORTS };
+
 enum {
-	VIRTIO_MAX_QUEUES = 8,
+	VIRTIO_MAX_QUEUES = 2 * (HOST_PORTS + 1),
 	VIRTQ_MAX_SIZE = 256,
 	VIRTQ_MAX_IOV = VIRTQ_MAX_SIZE,
 };
@@ -382,6 +446,10 @@ int virtio_balloon_create(struct vm *vm, struct error *e);
 void balloon_read(const struct vm *vm, uint64_t *target, uint64_t *actual);
 int balloon_set_target(struct vm *vm, uint64_t bytes, struct error *e);
 int virtio_console_create(struct vm *vm, int listener, struct error *e);
+/* The ports of a host VM, each a stream to its agent. */
+int virtio_ports_create(struct vm *vm, struct error *e);
+/* The L0 end of one that the agent has opened and nobody has used since; -1 with *e set. */
+int virtio_ports_connect(struct vm *vm, struct error *e);
 int disk_open(const char *path, bool read_only, struct error *e);
 int tap_open(const char *name, struct error *e);
 
@@ -434,6 +502,15 @@ struct console_port {
 };
 extern const struct console_port serial_port;
 
+enum { CONSOLE_WAITING = 4096, CONSOLE_TX = 16 * 1024 };
+/* Where the bytes of a back half's console go, instead of to clients. */
+struct console_sink {
+	/* What the guest has written: returns how much of it was taken. */
+	size_t (*take)(void *ctx, const uint8_t *data, size_t len);
+	/* Of console_input()'s bytes n more have reached the port. */
+	void (*consumed)(void *ctx, size_t n);
+};
+
 struct console *console_create(struct vm *vm, const struct console_port *ops, void *port,
 			       int listener, int file, struct error *e);
 void console_destroy(struct console *c);
@@ -448,6 +525,11 @@ Vmb__ConsoleSent *console_sent(const struct console *c);
 /* Clients added until console_start() come with the port's buffer; NULL: they have had nothing of it. */
 void console_inherit(struct console *c, const Vmb__ConsoleSent *sent);
 size_t console_clients(struct console *c, int *fds, size_t max);
+void console_set_sink(struct console *c, const struct console_sink *sink, void *ctx);
+/* Input that does not come from a client; returns how much was taken.  What has not reached the port yet is
+ * console_waiting(). */
+size_t console_input(struct console *c, const uint8_t *data, size_t len);
+const uint8_t *console_waiting(const struct console *c, size_t *len);
 /* The port has room again for bytes from the clients. */
 void console_rx_ready(struct console *c);
 
@@ -490,6 +572,7 @@ struct vm {
 	struct loop *loop;
 	bool huge_pages; /* RAM is expected to be in 2 MiB pages */
 	void *warm_stub; /* warm.c */
+	const Vmb__BackWarm *warm_extents; /* a back half: what its memory holds; NULL: asks the memfd */
 	struct boot_load *boot_load; /* boot.c: under way, or NULL */
 
 	struct vcpu *vcpus;
@@ -516,6 +599,11 @@ struct vm {
 	struct virtio_device *virtio[MAX_PCI_DEVICES];
 	unsigned int nvirtio;
 	struct virtio_device *balloon; /* one of them; NULL without */
+	struct virtio_device *ports;   /* a host VM's */
+	struct window *window;	       /* a host VM's; NULL until the first guest comes */
+	unsigned int frozen;	       /* leases that keep it from running */
+	struct front *front; /* the vCPUs are in a guest hypervisor */
+	struct back *back;   /* the devices are with another process */
 	struct ring *ring;
 	unsigned int next_gsi;
 	bool routes_dirty;
@@ -532,6 +620,8 @@ struct vm {
 
 /* ------------------------------------------------------------------ state.c */
 
+/* What has passed since the time stamp counter was at `tsc`, in ns. */
+uint64_t tsc_since(uint64_t tsc, uint32_t khz);
 /* vCPUs, interrupt controllers and timer only: what a reset puts back. */
 Vmb__VmState *vm_capture_cpus(struct vm *vm, struct error *e);
 /* All devices as they are when a guest starts; drained before. */

@@ -18,7 +18,22 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-enum { SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL };
+enum {
+	SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
+	/* Scratch memory is mapped at most so often, and is so much smaller than the window. */
+	WINDOW_SCRATCHES = 1024,
+};
+
+uint64_t memory_sealed_size(int fd, struct error *e)
+{
+	off_t have = lseek(fd, 0, SEEK_END);
+	int seals = fcntl(fd, F_GET_SEALS);
+
+	if (have > 0 && seals >= 0 && (seals & SEALS) == SEALS)
+		return (uint64_t)have;
+	error_set(e, "memory: no memfd, an empty one, or its size is not sealed");
+	return 0;
+}
 
 int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct error *e)
 {
@@ -26,17 +41,15 @@ int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct 
 	m->size = size;
 	m->hugetlb = hugetlb;
 	m->fd = fd;
+	m->scratch = -1;
 	m->adopted = fd >= 0;
 	if (fd >= 0) {
-		off_t have = lseek(fd, 0, SEEK_END);
-		int seals = fcntl(fd, F_GET_SEALS);
+		uint64_t have = memory_sealed_size(fd, e);
 
-		if (have < 0 || (uint64_t)have != size)
-			return error_set(e, "memory: the memfd has %lld bytes, not %llu",
-					 (long long)have, (unsigned long long)size);
-		if (seals < 0 || (seals & SEALS) != SEALS)
-			return error_set(e, "memory: the memfd's size is not sealed");
-		return 0;
+		if (have && have != size)
+			return error_set(e, "memory: the memfd has %llu bytes, not %llu",
+					 (unsigned long long)have, (unsigned long long)size);
+		return have ? 0 : -1;
 	}
 	m->fd = memfd_create("vmbeam-ram",
 			     MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0));
@@ -89,8 +102,56 @@ int memory_reserve_window(struct memory *m, uint64_t size, struct error *e)
 	m->window = reserve(size, e);
 	if (!m->window)
 		return -1;
+	/* Made now, of bounded size: in the sandbox it could not be. */
+	m->scratch = memfd_create("vmbeam-scratch", MFD_CLOEXEC);
+	if (m->scratch < 0 ||
+	    ftruncate(m->scratch, (off_t)ALIGN_UP(MAX(size / WINDOW_SCRATCHES, 1ull), HUGE_PAGE)))
+		return error_set_errno(e, "window: scratch memory");
 	m->window_size = size;
 	m->window_gpa = ALIGN_UP(MAX(end, 1ull), WINDOW_STEP);
+	return 0;
+}
+
+int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, struct error *e)
+{
+	if (mmap(m->window + offset, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return error_set_errno(e, "window: cannot map %llu MiB", (unsigned long long)(size / MIB));
+	madvise(m->window + offset, size, MADV_HUGEPAGE);
+	madvise(m->window + offset, size, MADV_DONTDUMP);
+	return 0;
+}
+
+int memory_beam_out(struct memory *m, uint64_t offset, uint64_t size, struct error *e)
+{
+	if (mmap(m->window + offset, size, PROT_NONE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+		return error_set_errno(e, "window: cannot unmap %llu MiB", (unsigned long long)(size / MIB));
+	return 0;
+}
+
+int memory_beam_scratch(struct memory *m, uint64_t offset, uint64_t size, struct error *e)
+{
+	uint64_t piece = ALIGN_UP(MAX(m->window_size / WINDOW_SCRATCHES, 1ull), HUGE_PAGE);
+
+	for (uint64_t end = offset + size; offset < end; offset += piece)
+		if (memory_beam_in(m, offset, MIN(piece, end - offset), m->scratch, e))
+			return -1;
+	return 0;
+}
+
+int memory_adopt_window(struct memory *m, uint64_t size, int device, uint64_t offset, struct error *e)
+{
+	memset(m, 0, sizeof(*m));
+	m->fd = m->scratch = -1;
+	m->size = size;
+	m->adopted = true;
+	m->base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, device, (off_t)offset);
+	close(device);
+	if (m->base == MAP_FAILED) {
+		m->base = NULL;
+		return error_set_errno(e, "memory: cannot map %llu MiB of the beam window",
+				       (unsigned long long)(size / MIB));
+	}
 	return 0;
 }
 
@@ -126,6 +187,7 @@ void memory_destroy(struct memory *m)
 		munmap(m->window, m->window_size);
 	m->base = m->window = NULL;
 	close_fd(&m->fd);
+	close_fd(&m->scratch);
 }
 
 uint64_t memory_low_size(const struct memory *m)

@@ -54,10 +54,12 @@ int msix_init(struct pci_device *d, unsigned int nvectors, uint32_t table_off, u
 	vm->next_gsi += nvectors;
 	for (unsigned int i = 0; i < nvectors; i++) {
 		struct kvm_irqfd irqfd = {.gsi = d->gsi_base + i};
-		int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		int fd;
 
-		d->vectors[i].irqfd = fd;
 		d->vectors[i].ctrl = PCI_MSIX_ENTRY_CTRL_MASKBIT;
+		if (vm->front)
+			continue;
+		d->vectors[i].irqfd = fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		irqfd.fd = (uint32_t)fd;
 		if (fd < 0 || ioctl(vm->fd, KVM_IRQFD, &irqfd))
 			return error_set_errno(e, "KVM_IRQFD");
@@ -129,7 +131,7 @@ int irq_routes_flush(struct vm *vm, struct error *e)
 	struct kvm_irq_routing *t;
 	int r;
 
-	if (!vm->routes_dirty)
+	if (!vm->routes_dirty || vm->front)
 		return 0;
 	t = xcalloc(1, sizeof(*t) + (48 + MAX_GSI_ROUTES) * sizeof(t->entries[0]));
 	add_irqchip_routes(t);
@@ -164,7 +166,10 @@ static void send(struct pci_device *d, unsigned int i)
 	uint64_t one = 1;
 
 	d->msix_pending &= ~(1ull << i);
-	if (write(d->vectors[i].irqfd, &one, sizeof(one)) != sizeof(one))
+	if (d->vm->front)
+		front_msi(d->vm, (uint64_t)d->vectors[i].addr_hi << 32 | d->vectors[i].addr_lo,
+			  d->vectors[i].data);
+	else if (write(d->vectors[i].irqfd, &one, sizeof(one)) != sizeof(one))
 		log_line("interrupt eventfd: %s", strerror(errno));
 }
 

@@ -38,6 +38,7 @@ static const struct {
 	{SCMP_SYS(writev), "guest to tap"},
 	{SCMP_SYS(pread64), "kernel image at a reset"},
 	{SCMP_SYS(pwrite64), "state memfd, dump"},
+	{SCMP_SYS(eventfd2), "doorbells of a back half"},
 	{SCMP_SYS(lseek), "extents of the RAM memfd"},
 	{SCMP_SYS(close), "clients that left"},
 	{SCMP_SYS(fstat), "size of images at a reset, of a state memfd"},
@@ -80,6 +81,7 @@ static const uint32_t ioctls[] = {
 	KVM_RUN,
 	KVM_IRQ_LINE,
 	KVM_IOEVENTFD,	     /* a guest moves a BAR */
+	KVM_SIGNAL_MSI,	     /* interrupts from a front half */
 	KVM_SET_GSI_ROUTING, /* a guest programs an interrupt vector */
 	/* capture and restore, and a reset: */
 	KVM_GET_REGS,

@@ -10,7 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TX_SIZE = 16 * 1024, RX_SIZE = 256, TX_LOW = TX_SIZE / 2 };
+/* A state may bring more than the guest can add: what the front half of a VM had not sent yet. */
+enum { TX_SIZE = CONSOLE_TX, TX_MAX = 4 * TX_SIZE, RX_SIZE = 256 };
 
 struct serial {
 	struct vm *vm;
@@ -19,7 +20,7 @@ struct serial {
 	bool line;
 	uint8_t rx[RX_SIZE];
 	size_t rx_len;
-	uint8_t tx[TX_SIZE];
+	uint8_t tx[TX_MAX];
 	size_t tx_len;
 };
 
@@ -300,7 +301,7 @@ Vmb__SerialState *serial_state_get(const struct serial *s)
 
 int serial_state_set(struct serial *s, const Vmb__SerialState *st, struct error *e)
 {
-	if (st->rx.len > RX_SIZE || st->tx.len > TX_SIZE)
+	if (st->rx.len > RX_SIZE || st->tx.len > TX_MAX || st->waiting.len > CONSOLE_WAITING)
 		return error_set(e, "serial: %zu and %zu bytes in its buffers", st->rx.len, st->tx.len);
 	s->ier = (uint8_t)st->ier;
 	s->lcr = (uint8_t)st->lcr;

@@ -11,6 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <x86intrin.h>
+
+uint64_t tsc_since(uint64_t tsc, uint32_t khz)
+{
+	int64_t ticks = (int64_t)(__rdtsc() - tsc);
+
+	return ticks > 0 && khz ? (uint64_t)((__uint128_t)ticks * 1000000 / khz) : 0;
+}
 
 static int get_chip(struct vm *vm, uint32_t id, ProtobufCBinaryData *out, struct error *e)
 {
@@ -122,7 +130,7 @@ static int load_devices(struct vm *vm, const Vmb__VmState *s, struct error *e)
 
 int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e)
 {
-	return load_devices(vm, s, e) || warm_prepare(vm, e) ? -1 : 0;
+	return load_devices(vm, s, e) || (!vm->front && warm_prepare(vm, e)) ? -1 : 0;
 }
 
 /* ---- stopping */
@@ -169,8 +177,15 @@ int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e)
 	return 0;
 }
 
+int vm_fence(struct vm *vm, struct error *e)
+{
+	return vm->front ? front_fence(vm, e) : 0;
+}
+
 void vm_uncapture(struct vm *vm)
 {
+	if (vm->front)
+		front_unfence(vm);
 	vm->memory.fenced = false;
 	if (vm->backends_stopped)
 		start_backends(vm);
@@ -178,7 +193,7 @@ void vm_uncapture(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
-	if (vm->crash[0] || vm->end != VM_END_NONE)
+	if (vm->crash[0] || vm->end != VM_END_NONE || vm->frozen)
 		return;
 	if (vm->may_run && !vm->may_run(vm->may_run_ctx)) {
 		log_line("%s: does not run here: another process has it", vm->config->name);
@@ -197,30 +212,50 @@ void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx)
 
 /* ---- capture and restore */
 
+static void finish_capture(struct vm *vm, Vmb__VmState *s)
+{
+	s->version = STATE_VERSION;
+	s->config = borrow_config(vm);
+	s->paused = vm->user_paused;
+	s->handovers = vm->handovers;
+	s->serial->sent = console_sent(vm->console);
+	add_devices(vm, s);
+	vm->memory.fenced = true;
+}
+
 Vmb__VmState *vm_capture(struct vm *vm, struct error *e)
 {
 	struct kvm_clock_data clock = {0};
 	Vmb__VmState *s;
-	uint64_t now;
+	const uint8_t *data;
+	uint64_t now, tsc;
 
+	if (vm->front) {
+		s = front_capture(vm, e);
+		if (s)
+			finish_capture(vm, s);
+		return s;
+	}
 	if (ioctl(vm->fd, KVM_GET_CLOCK, &clock)) {
 		error_set_errno(e, "KVM_GET_CLOCK");
 		return NULL;
 	}
 	now = clock_ns();
+	tsc = __rdtsc();
 	s = vm_capture_cpus(vm, e);
 	if (!s)
 		return NULL;
 	s->clock_ns = clock.clock;
-	s->captured_ns = now;
-	s->config = borrow_config(vm);
-	s->paused = vm->user_paused;
-	s->handovers = vm->handovers;
+	/* The other half is in another kernel. */
+	s->captured_ns = vm->back ? 0 : now;
+	s->captured_tsc = vm->back ? tsc : 0;
+	s->tsc_khz = vm->caps.tsc_khz;
 	s->serial = serial_state_get(vm->serial);
-	s->serial->sent = console_sent(vm->console);
+	data = console_waiting(vm->console, &s->serial->waiting.len);
+	s->serial->waiting.data = xcalloc(1, s->serial->waiting.len);
+	memcpy(s->serial->waiting.data, data, s->serial->waiting.len);
 	s->platform = platform_state_get(vm);
-	add_devices(vm, s);
-	vm->memory.fenced = true;
+	finish_capture(vm, s);
 	return s;
 }
 
@@ -243,20 +278,35 @@ int vm_state_validate(const struct vm *vm, const Vmb__VmState *s, struct error *
 
 static int set_clock(struct vm *vm, const Vmb__VmState *s, struct error *e)
 {
-	struct kvm_clock_data clock = {.clock = s->clock_ns + (clock_ns() - s->captured_ns)};
+	uint64_t gone = s->captured_ns ? clock_ns() - s->captured_ns
+				       : tsc_since(s->captured_tsc, vm->caps.tsc_khz);
+	struct kvm_clock_data clock = {.clock = s->clock_ns + gone};
 
 	if (ioctl(vm->fd, KVM_SET_CLOCK, &clock))
 		return error_set_errno(e, "KVM_SET_CLOCK");
 	return 0;
 }
 
+static int restore_front(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	if (load_devices(vm, s, e) || front_restore(vm, s, e))
+		return -1;
+	console_inherit(vm->console, s->serial->sent);
+	vm->user_paused = s->paused;
+	vm->handovers = s->handovers + 1;
+	return 0;
+}
+
 int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
 {
+	if (vm->front)
+		return restore_front(vm, s, e);
 	if (load_devices(vm, s, e) || vm_state_validate(vm, s, e) || vm_restore_cpus(vm, s, e) ||
 	    serial_state_set(vm->serial, s->serial, e))
 		return -1;
 	platform_state_set(vm, s->platform);
 	console_inherit(vm->console, s->serial->sent);
+	console_input(vm->console, s->serial->waiting.data, s->serial->waiting.len);
 	serial_update_irq(vm->serial);
 	vm->user_paused = s->paused;
 	vm->handovers = s->handovers + 1;
@@ -265,6 +315,8 @@ int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
 
 int vm_warm(struct vm *vm, struct error *e)
 {
+	if (vm->front)
+		return front_warm(vm, e);
 	pthread_mutex_unlock(&vm->lock);
 	memory_prefault(&vm->memory);
 	pthread_mutex_lock(&vm->lock);

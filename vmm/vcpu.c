@@ -20,6 +20,8 @@
 
 #define KICK_SIGNAL SIGRTMIN
 
+enum { MAX_FAULTS = 1000 };
+
 static void on_kick(int sig)
 {
 	(void)sig; /* only there to interrupt KVM_RUN */
@@ -29,6 +31,10 @@ static void port_access(struct vm *vm, uint16_t port, uint8_t *data, unsigned in
 {
 	uint32_t v = 0;
 
+	if (vm->back && port >= 0xcf8 && port <= 0xcff) {
+		back_pci_access(vm, port, data, len, out);
+		return;
+	}
 	if (out)
 		memcpy(&v, data, len);
 	if (port >= 0x3f8 && port <= 0x3ff) {
@@ -63,6 +69,10 @@ static void handle_mmio(struct vcpu *v)
 {
 	struct kvm_run *r = v->run;
 
+	if (v->vm->back) {
+		back_access(v->vm, true, r->mmio.phys_addr, r->mmio.data, r->mmio.len, r->mmio.is_write);
+		return;
+	}
 	if (pci_mmio(v->vm, r->mmio.phys_addr, r->mmio.data, r->mmio.len, r->mmio.is_write))
 		return;
 	/* Nothing there: reads are all ones, as on a bus nobody answers on. */
@@ -110,6 +120,7 @@ static void handle_exit(struct vcpu *v)
 static void run_guest(struct vcpu *v)
 {
 	struct vm *vm = v->vm;
+	unsigned int faults = 0; /* in a row */
 
 	for (;;) {
 		int r = ioctl(v->fd, KVM_RUN, 0);
@@ -121,11 +132,16 @@ static void run_guest(struct vcpu *v)
 			continue;
 		}
 		pthread_mutex_lock(&vm->lock);
+		if (r < 0 && errno == EFAULT && faults++ < MAX_FAULTS && window_fault(vm)) {
+			pthread_mutex_unlock(&vm->lock);
+			continue;
+		}
 		if (r < 0) {
 			vm_crash(vm, "vCPU %u: KVM_RUN: %s", v->index, strerror(errno));
 			pthread_mutex_unlock(&vm->lock);
 			return;
 		}
+		faults = 0;
 		handle_exit(v);
 		pthread_mutex_unlock(&vm->lock);
 	}
@@ -177,6 +193,8 @@ static void *vcpu_thread(void *arg)
 			pthread_mutex_lock(&vm->lock);
 			v->in_guest = false;
 			pthread_cond_broadcast(&vm->vcpus_quiet);
+			if (vm->back)
+				back_quiet(vm);
 			/* A vCPU that cannot run on waits for the others to be stopped. */
 			if (vm->running && !vm->quit)
 				pthread_cond_wait(&vm->vcpus_wake, &vm->lock);
@@ -204,6 +222,11 @@ int vcpu_create(struct vm *vm, unsigned int index, struct error *e)
 		v->run = NULL;
 		return error_set_errno(e, "vCPU %u: mmap", index);
 	}
+	if (index == 0 && ioctl(v->fd, KVM_GET_TSC_KHZ, 0) > 0)
+		vm->caps.tsc_khz = (uint32_t)ioctl(v->fd, KVM_GET_TSC_KHZ, 0);
+	/* A host VM's counter is the machine's: so is then what a guest's is measured by at every placement. */
+	if (vm->config->window && vcpu_set_tsc_offset(v, 0, e))
+		return -1;
 	return cpu_model_apply(vm->config->cpu_model, v, e);
 }
 
@@ -252,6 +275,10 @@ void vcpus_resume(struct vm *vm)
 {
 	if (vm->running)
 		return;
+	if (vm->front) {
+		front_resume(vm);
+		return;
+	}
 	for (unsigned int i = 0; i < vm->nvcpus; i++) {
 		__atomic_store_n(&vm->vcpus[i].run->immediate_exit, 0, __ATOMIC_RELEASE);
 		/* Tells the guest's watchdogs that it was stopped; EINVAL from one that does not use
@@ -271,8 +298,14 @@ static void wait_until_quiet(struct vm *vm)
 
 void vm_pause(struct vm *vm)
 {
+	if (vm->front) {
+		front_pause(vm);
+		return;
+	}
 	vm->running = false;
 	vm_kick_all(vm);
+	if (vm->back)
+		back_await_quiet(vm);
 	wait_until_quiet(vm);
 }
 

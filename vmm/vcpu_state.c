@@ -147,6 +147,11 @@ static int tsc_offset(struct vcpu *v, unsigned long request, uint64_t *value, st
 	return 0;
 }
 
+int vcpu_set_tsc_offset(struct vcpu *v, uint64_t offset, struct error *e)
+{
+	return tsc_offset(v, KVM_SET_DEVICE_ATTR, &offset, e);
+}
+
 static int get_nested(struct vcpu *v, Vmb__VcpuState *s, struct error *e)
 {
 	struct kvm_nested_state *n;
@@ -249,16 +254,24 @@ static int set_xsave(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 
 #define SET(field, request) set_blob(v, request, #request, &s->field, e)
 
+/* A KVM whose CPU has no XSAVE knows no XCR0; a guest that had it there would have been refused. */
+static int set_xcrs(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
+{
+	return v->vm->caps.xcrs && s->xcrs.len ? SET(xcrs, KVM_SET_XCRS) : 0;
+}
+
 struct one_msr {
 	struct kvm_msrs hdr;
 	struct kvm_msr_entry entry;
 };
 
+/* Of one that does not exist here (MSR 0x3a where the CPU has no VMX), 0 is what the guest has. */
 static bool msr_is(struct vcpu *v, const struct kvm_msr_entry *want)
 {
 	struct one_msr m = {.hdr.nmsrs = 1, .entry = {.index = want->index}};
+	int n = ioctl(v->fd, KVM_GET_MSRS, &m);
 
-	return ioctl(v->fd, KVM_GET_MSRS, &m) == 1 && m.entry.data == want->data;
+	return n == 1 ? m.entry.data == want->data : n == 0 && want->data == 0;
 }
 
 static int set_msrs(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
@@ -307,7 +320,7 @@ int vcpu_state_set(struct vcpu *v, const Vmb__VcpuState *s, struct error *e)
 
 	if (SET(mp_state, KVM_SET_MP_STATE) || SET(sregs, KVM_SET_SREGS) ||
 	    (s->nested.len && SET(nested, KVM_SET_NESTED_STATE)) || SET(regs, KVM_SET_REGS) ||
-	    set_xsave(v, s, e) || (s->xcrs.len && SET(xcrs, KVM_SET_XCRS)) ||
+	    set_xsave(v, s, e) || set_xcrs(v, s, e) ||
 	    SET(debugregs, KVM_SET_DEBUGREGS) || tsc_offset(v, KVM_SET_DEVICE_ATTR, &offset, e) ||
 	    set_msrs(v, s, e) || SET(lapic, KVM_SET_LAPIC) ||
 	    set_tsc_deadline(v, s->tsc_deadline, e) || SET(events, KVM_SET_VCPU_EVENTS))

@@ -98,7 +98,10 @@ static void bind_kick(struct virtq *q, uint32_t addr, bool bind)
 		.flags = bind ? 0 : KVM_IOEVENTFD_FLAG_DEASSIGN,
 	};
 
-	if (ioctl(q->dev->pci.vm->fd, KVM_IOEVENTFD, &io))
+	if (q->dev->pci.vm->front)
+		front_doorbell(q->dev->pci.vm, q->dev->pci.slot * VIRTIO_MAX_QUEUES + q->index,
+			       bind ? addr : 0);
+	else if (ioctl(q->dev->pci.vm->fd, KVM_IOEVENTFD, &io))
 		log_line("%s: KVM_IOEVENTFD: %s", q->dev->id, strerror(errno));
 }
 

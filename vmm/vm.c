@@ -199,10 +199,8 @@ static const struct pci_device_ops bridge_ops = {.bar_read = bridge_read, .bar_w
 
 static void on_wake(void *ctx, uint32_t events);
 
-static int create_devices(struct vm *vm, struct error *e)
+static int create_loop(struct vm *vm, struct error *e)
 {
-	const Vmb__VmConfig *c = vm->config;
-
 	vm->loop = loop_create(&vm->lock, e);
 	if (!vm->loop)
 		return -1;
@@ -210,6 +208,21 @@ static int create_devices(struct vm *vm, struct error *e)
 	if (vm->wake < 0)
 		return error_set_errno(e, "eventfd");
 	vm->wake_source = loop_add(vm->loop, vm->wake, EPOLLIN, on_wake, vm);
+	return 0;
+}
+
+/* A console without a listener or file in the back half of a VM: the front half has them. */
+static int create_serial(struct vm *vm, struct error *e)
+{
+	vm->serial = serial_create(vm);
+	vm->console = console_create(vm, &serial_port, vm->serial, vm->files.console,
+				     vm->files.serial_file, e);
+	return vm->console ? 0 : -1;
+}
+
+static int create_devices(struct vm *vm, struct error *e)
+{
+	const Vmb__VmConfig *c = vm->config;
 
 	vm->next_gsi = GSI_MSI_BASE;
 	/* The 440FX's ids: what every guest takes for a host bridge. */
@@ -228,21 +241,22 @@ static int create_devices(struct vm *vm, struct error *e)
 			return -1;
 	/* After disks and networks, which keep the slots they had before there were these. */
 	if ((c->rng && virtio_rng_create(vm, e)) || (c->balloon && virtio_balloon_create(vm, e)) ||
-	    (c->virtio_console && virtio_console_create(vm, vm->files.hvc, e)))
+	    (c->virtio_console && virtio_console_create(vm, vm->files.hvc, e)) ||
+	    (c->window && virtio_ports_create(vm, e)))
 		return -1;
 	for (unsigned int i = 0; i < vm->npci; i++)
 		pci_device_reset(vm->pci[i]);
 	for (unsigned int i = 0; i < vm->nvirtio; i++)
 		vm->virtio[i]->backend_stopped = true; /* until the first vm_resume() */
 	vm->backends_stopped = true;
-	vm->serial = serial_create(vm);
-	vm->console = console_create(vm, &serial_port, vm->serial, vm->files.console,
+	if (!vm->front)
+		return create_serial(vm, e);
+	vm->console = console_create(vm, &front_serial_port, vm->front, vm->files.console,
 				     vm->files.serial_file, e);
 	return vm->console ? 0 : -1;
 }
 
-struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool boot,
-		     struct error *e)
+static struct vm *vm_alloc(const Vmb__VmConfig *config, const struct vm_files *files)
 {
 	struct vm *vm = xcalloc(1, sizeof(*vm));
 	struct stat lock;
@@ -256,18 +270,73 @@ struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool b
 	/* Who started the VM, not who moved it here last. */
 	vm->owner_uid = files->lock >= 0 && !fstat(files->lock, &lock) ? lock.st_uid : geteuid();
 	vm->config = config_copy(config);
-	if (vm_config_validate(vm->config, e) || open_kvm(vm, e) || create_memory(vm, e))
+	vm->memory.scratch = -1;
+	return vm;
+}
+
+/* What the front half leaves to the other: everything of KVM. */
+static int create_cpus(struct vm *vm, struct error *e)
+{
+	return create_vm(vm, e) || create_irqchip(vm, e) || choose_cpu_model(vm, e) ||
+			       check_window(vm, e) || kvm_caps_read(vm, e) || add_memory(vm, e) ||
+			       create_vcpus(vm, e)
+		       ? -1
+		       : 0;
+}
+
+static int keep_reset_state(struct vm *vm, struct error *e)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->reset_state = vm_capture_cpus(vm, e);
+	pthread_mutex_unlock(&vm->lock);
+	return vm->reset_state ? 0 : -1;
+}
+
+/* The CPU model of a guest that is to be able to run here as well as in a guest hypervisor. */
+static int create_front(struct vm *vm, struct error *e)
+{
+	if (!vm->config->cpu_model && (open_kvm(vm, e) || choose_cpu_model(vm, e)))
+		return -1;
+	close_fd(&vm->kvm);
+	front_prepare(vm);
+	return 0;
+}
+
+struct vm *vm_create(const Vmb__VmConfig *config, struct vm_files *files, bool boot,
+		     struct error *e)
+{
+	struct vm *vm = vm_alloc(config, files);
+	bool whole = !config->placement[0];
+
+	if (vm_config_validate(vm->config, e) || (whole && open_kvm(vm, e)) || create_memory(vm, e))
 		goto fail;
 	/* Page faults and copies here, waiting for KVM there: side by side. */
 	if (boot)
 		boot_load_start(vm);
-	if (create_vm(vm, e) || create_irqchip(vm, e) || choose_cpu_model(vm, e) ||
-	    check_window(vm, e) || kvm_caps_read(vm, e) || add_memory(vm, e) || create_vcpus(vm, e) || create_devices(vm, e))
+	if ((whole ? create_cpus(vm, e) : create_front(vm, e)) || create_loop(vm, e) ||
+	    create_devices(vm, e) || (whole ? keep_reset_state(vm, e) : front_create(vm, e)))
 		goto fail;
-	pthread_mutex_lock(&vm->lock);
-	vm->reset_state = vm_capture_cpus(vm, e);
-	pthread_mutex_unlock(&vm->lock);
-	if (!vm->reset_state)
+	return vm;
+fail:
+	vm_destroy(vm);
+	return NULL;
+}
+
+struct vm *vm_create_back(const Vmb__VmConfig *config, int window, uint64_t offset, struct error *e)
+{
+	struct vm_files files;
+	struct vm *vm;
+
+	vm_files_init(&files);
+	vm = vm_alloc(config, &files);
+	if (vm_config_validate(vm->config, e)) {
+		close(window);
+		goto fail;
+	}
+	vm->huge_pages = true;
+	if (memory_adopt_window(&vm->memory, vm->config->memory, window, offset, e) || open_kvm(vm, e) ||
+	    create_cpus(vm, e) || create_loop(vm, e) || create_serial(vm, e) || keep_reset_state(vm, e) ||
+	    warm_prepare(vm, e))
 		goto fail;
 	return vm;
 fail:
@@ -293,12 +362,14 @@ void vm_destroy(struct vm *vm)
 		virtio_destroy(vm->virtio[i]);
 	console_destroy(vm->console);
 	serial_destroy(vm->serial);
+	front_destroy(vm);
+	window_destroy(vm);
 	loop_remove(vm->wake_source);
 	loop_destroy(vm->loop);
 	close_fd(&vm->wake);
 	if (vm->warm_stub)
 		warm_destroy(vm);
-	if (vm->memory.fd >= 0)
+	if (vm->memory.fd >= 0 || vm->back)
 		vm->files.ram = -1; /* the memory's, which closes it */
 	memory_destroy(&vm->memory);
 	vm_files_close(&vm->files);
@@ -322,6 +393,8 @@ int vm_boot(struct vm *vm, struct error *e)
 {
 	struct boot_entry entry;
 
+	if (vm->front)
+		return boot_load(vm, &entry, e) || front_boot(vm, &entry, e) ? -1 : 0;
 	return boot_load(vm, &entry, e) || boot_set_registers(vm, &entry, e) ||
 			       irq_routes_flush(vm, e)
 		       ? -1
@@ -358,7 +431,8 @@ void vm_reset_devices(struct vm *vm)
 	for (unsigned int i = 0; i < vm->npci; i++)
 		pci_device_reset(vm->pci[i]);
 	memset(&vm->platform, 0, sizeof(vm->platform));
-	serial_reset(vm->serial);
+	if (vm->serial)
+		serial_reset(vm->serial);
 }
 
 static int reset(struct vm *vm, struct error *e)
@@ -368,7 +442,7 @@ static int reset(struct vm *vm, struct error *e)
 	if (vm_drain(vm, RESET_DRAIN_S * 1000000000ull, e))
 		return -1;
 	vm_reset_devices(vm);
-	if (vm_restore_cpus(vm, vm->reset_state, e))
+	if (!vm->front && vm_restore_cpus(vm, vm->reset_state, e))
 		return -1;
 	return vm_boot(vm, e);
 }
@@ -388,6 +462,10 @@ static void on_wake(void *ctx, uint32_t events)
 		vm_pause(vm);
 		if (vm->control)
 			control_crashed(vm->control);
+		if (vm->back)
+			back_crashed(vm);
+	} else if (vm->reset_wanted && vm->back) {
+		back_reset(vm);
 	} else if (vm->reset_wanted) {
 		if (reset(vm, &e))
 			vm_crash(vm, "reset: %s", e.text);
@@ -442,7 +520,10 @@ void vm_leave(struct vm *vm)
 
 void vm_power_button(struct vm *vm)
 {
-	platform_power_button(vm);
+	if (vm->front)
+		front_power_button(vm);
+	else
+		platform_power_button(vm);
 }
 
 int vm_loop(struct vm *vm, const char **reason)

@@ -21,6 +21,8 @@
 /* Version of VmState that this program writes; it reads this one and the one before. */
 enum { STATE_VERSION = 1 };
 
+/* A host VM's ports: the most guest VMs that its hypervisor can run. */
+enum { VM_HOST_PORTS = 16 };
 enum { VM_MAX_DISKS = 16, VM_MAX_NETS = 8, VM_MAX_MODULES = 8 };
 
 /* The descriptors that make up a VM beside its memory; -1 where there is none.  A handover passes
@@ -89,6 +91,11 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
 size_t vm_console_clients(struct vm *vm, int *fds, size_t max);
 void vm_add_console_client(struct vm *vm, int fd);
 
+/* Guests whose memory is in the beam window of this host VM, at most max; the strings are the VM's. */
+size_t vm_guests(const struct vm *vm, char **names, size_t max);
+/* A process in a guest hypervisor: runs the vCPUs of the VM that the other end of the stream `port`
+ * describes, on memory of the window device at path `window`.  Returns the exit status. */
+int vm_back_process(int port, const char *window, const char *empty_dir);
 /* Starts the vCPUs, if may_run() (below) agrees.  Locked. */
 void vm_resume(struct vm *vm);
 /* Asked each time before vCPUs are let into the guest: does this process have the VM? */
@@ -124,6 +131,9 @@ int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e);
 int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e);
 /* The complete state of a paused and drained VM.  From here on the memory accessor refuses. */
 Vmb__VmState *vm_capture(struct vm *vm, struct error *e);
+/* After a capture: nothing in a guest hypervisor can change the VM any more, nor its memory.  vm_uncapture()
+ * takes it back; else it holds until this process ends. */
+int vm_fence(struct vm *vm, struct error *e);
 /* The handover has failed: the backends and the accessor work again. */
 void vm_uncapture(struct vm *vm);
 int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);

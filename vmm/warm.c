@@ -139,6 +139,21 @@ void warm_destroy(struct vm *vm)
 	vm->warm_stub = NULL;
 }
 
+/* A back half cannot ask its memory. */
+static int warm_extents(struct vcpu *v, const Vmb__BackWarm *w, struct error *e)
+{
+	uint64_t size = v->vm->memory.size;
+
+	for (size_t i = 0; i < w->n_extents; i++) {
+		const Vmb__Extent *x = w->extents[i];
+
+		if (x->start < size && x->size <= size - x->start &&
+		    warm_extent(v, x->start, x->start + x->size, w->huge ? HUGE_PAGE : 4096, e))
+			return -1;
+	}
+	return 0;
+}
+
 int vcpu_warm(struct vcpu *v, struct error *e)
 {
 	const struct memory *m = &v->vm->memory;
@@ -149,6 +164,8 @@ int vcpu_warm(struct vcpu *v, struct error *e)
 		return 0;
 	if (set_mode(v, e))
 		return -1;
+	if (v->vm->warm_extents)
+		return warm_extents(v, v->vm->warm_extents, e);
 	for (unsigned int i = 0; i < MAX_EXTENTS; i++) {
 		data = lseek(m->fd, hole, SEEK_DATA);
 		if (data < 0)

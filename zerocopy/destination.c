@@ -109,6 +109,13 @@ static int take_files(struct incoming *in, struct wire_fds *fds, struct vm_files
 		       : 0;
 }
 
+static void set_placement(Vmb__VmConfig *c, const char *placement)
+{
+	if (c->placement != protobuf_c_empty_string) /* what an absent one points to */
+		free(c->placement);
+	c->placement = xstrdup(placement);
+}
+
 static int build(struct incoming *in, struct wire_fds *fds,
 		 int (*start)(struct vm *vm, struct error *e), struct error *e)
 {
@@ -125,6 +132,7 @@ static int build(struct incoming *in, struct wire_fds *fds,
 	}
 	/* Where both are dead, whoever had it last. */
 	in->source = in->req->recover ? owner_read(in->owner).owner : (uint16_t)in->req->source;
+	set_placement(in->req->provisional->config, in->req->placement);
 	in->vm = vm_create(in->req->provisional->config, &files, false, e);
 	if (!in->vm)
 		return -1;

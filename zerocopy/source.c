@@ -166,9 +166,13 @@ static int stop_and_capture(struct move *m, struct error *e)
 		return -1;
 	m->result.state_bytes = (uint64_t)n;
 	end_phase(m);
-	m->result.sent_ns = m->mark;
 	if (fault_point("source.sealed"))
 		return error_set(e, "fault injected");
+	m->phase = "fence";
+	if (vm_fence(s->vm, e))
+		return -1;
+	end_phase(m);
+	m->result.sent_ns = m->mark;
 	m->phase = "restore";
 	if (tell_captured(s, e))
 		return -1;
@@ -371,6 +375,8 @@ static void send_offer(struct handover_source *s, int fd, const char *blocker)
 static const char *find_blocker(const struct handover_source *s, const Vmb__HandoverRequest *r,
 				struct error *e)
 {
+	char *guest;
+
 	if (s->driver >= 0)
 		error_set(e, "it is being moved already");
 	else if (!s->owner)
@@ -379,6 +385,8 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 		error_set(e, "it has crashed: %s", vm_crash_reason(s->vm));
 	else if (vm_pending_event(s->vm))
 		error_set(e, "%s", vm_pending_event(s->vm));
+	else if (vm_guests(s->vm, &guest, 1))
+		error_set(e, "guest VMs run in it (%s)", guest);
 	else if (r->state_version + 1 < STATE_VERSION + 1)
 		error_set(e, "its state has version %d; the destination reads up to %u",
 			  STATE_VERSION, r->state_version);

@@ -99,6 +99,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 
 struct handover_options {
 	int (*entry)(void); /* what the new vmm process runs (vmm/client.h) */
+	const char *placement; /* where to (VmConfig); NULL: where it is */
 	bool dry_run; /* up to the moment before the guest would stop, then back */
 	bool warm;
 	uint64_t drain_timeout_ns;
@@ -114,6 +115,7 @@ struct handover_report {
 	bool completed;
 	bool cancelled;	   /* by request; not completed then */
 	bool crashed;	   /* not running anywhere; what is held is said in `error` */
+	char from[64];	   /* placement (VmConfig) */
 	char phase[32];	   /* where it failed */
 	struct error error;
 	char blockers[HANDOVER_MAX_BLOCKERS][200];

@@ -1,0 +1,233 @@
+/* window.c: the beam window of a host VM: whose memory is in it, and where.
+ *
+ * A guest's memory is there for as long as its lease lasts, a connection to this process: when that
+ * closes, however its holder ended, the memory is taken out.  KVM's MMU notifier then removes every
+ * translation of it, nested guests' included; nothing in the host VM is asked.
+ *
+ * Fence: the host VM stands still (its vCPUs leave KVM_RUN; no device of it can reach the window) until
+ * the lease has ended and the memory is out.  What touches the place afterwards finds scratch memory.
+ */
+#include "vmm/internal.h"
+#include "vmm/wire.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+enum { FAULTS_LOGGED = 8 };
+
+struct extent {
+	struct extent *next; /* by offset */
+	struct vm *vm;
+	uint64_t offset, size; /* bytes */
+	char guest[64];
+	int lease;
+	struct loop_source *source;
+	bool fenced;
+};
+
+struct window {
+	struct extent *first;
+	uint64_t faults;
+};
+
+static struct window *window_of(struct vm *vm)
+{
+	if (!vm->window)
+		vm->window = xcalloc(1, sizeof(*vm->window));
+	return vm->window;
+}
+
+/* ---- fence */
+
+static void thaw(struct extent *x)
+{
+	if (!x->fenced)
+		return;
+	x->fenced = false;
+	if (--x->vm->frozen == 0 && !x->vm->user_paused)
+		vm_resume(x->vm);
+}
+
+static void freeze(struct extent *x)
+{
+	if (x->fenced)
+		return;
+	x->fenced = true;
+	x->vm->frozen++;
+	vm_pause(x->vm);
+}
+
+/* ---- leases */
+
+static void end_lease(struct extent *x)
+{
+	struct extent **at = &x->vm->window->first;
+	struct error e;
+
+	while (*at != x)
+		at = &(*at)->next;
+	*at = x->next;
+	if (memory_beam_out(&x->vm->memory, x->offset, x->size, &e)) {
+		/* Never may it run on with memory that is another's now. */
+		vm_crash(x->vm, "%s", e.text);
+	}
+	thaw(x);
+	loop_remove(x->source);
+	close_fd(&x->lease);
+	free(x);
+}
+
+static void on_lease(void *ctx, uint32_t events)
+{
+	struct extent *x = ctx;
+	ProtobufCMessage *msg;
+	struct error e;
+	int r;
+
+	(void)events;
+	r = wire_recv(x->lease, &vmb__request__descriptor, &msg, NULL, 0, &e);
+	if (r <= 0) {
+		end_lease(x);
+		return;
+	}
+	switch (((Vmb__Request *)msg)->kind_case) {
+	case VMB__REQUEST__KIND_FENCE:
+		freeze(x);
+		control_reply_ready(x->lease, NULL, 0);
+		break;
+	case VMB__REQUEST__KIND_UNFENCE:
+		thaw(x);
+		control_reply_ready(x->lease, NULL, 0);
+		break;
+	default:
+		control_reply_error(x->lease, "unknown request");
+	}
+	protobuf_c_message_free_unpacked(msg, NULL);
+}
+
+/* Where the extent goes: the first gap that is large enough; NULL without one. */
+static struct extent **find_gap(struct vm *vm, struct extent *x)
+{
+	struct extent **at = &window_of(vm)->first;
+	uint64_t start = 0;
+
+	while (*at && (*at)->offset - start < x->size) {
+		start = (*at)->offset + (*at)->size;
+		at = &(*at)->next;
+	}
+	x->offset = start;
+	return vm->memory.window_size - start >= x->size ? at : NULL;
+}
+
+static int lodge(struct vm *vm, struct extent *x, int ram, struct error *e)
+{
+	struct extent **at;
+
+	if (!vm->memory.window_size)
+		return error_set(e, "it is no guest hypervisor: it has no beam window");
+	x->size = memory_sealed_size(ram, e);
+	if (!x->size)
+		return -1;
+	if (x->size % HUGE_PAGE)
+		return error_set(e, "window: memory of %llu bytes", (unsigned long long)x->size);
+	at = find_gap(vm, x);
+	if (!at)
+		return error_set(e, "window: no gap of %llu MiB is left in its %llu MiB",
+				 (unsigned long long)(x->size / MIB),
+				 (unsigned long long)(vm->memory.window_size / MIB));
+	if (memory_beam_in(&vm->memory, x->offset, x->size, ram, e))
+		return -1;
+	x->next = *at;
+	*at = x;
+	return 0;
+}
+
+void window_beam_in(struct vm *vm, int fd, const Vmb__BeamInRequest *r, struct wire_fds *fds)
+{
+	struct extent *x = xcalloc(1, sizeof(*x));
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__BeamInReply in = VMB__BEAM_IN_REPLY__INIT;
+	int ram = wire_take_fd(fds, 0), port = -1;
+	struct error e;
+
+	x->vm = vm;
+	x->lease = fd;
+	snprintf(x->guest, sizeof(x->guest), "%s", r->guest);
+	if (ram < 0 || lodge(vm, x, ram, &e)) {
+		control_reply_error(fd, "%s", ram < 0 ? "no memory came with the request" : e.text);
+		close(fd);
+		free(x);
+		close_fd(&ram);
+		return;
+	}
+	close(ram);
+	x->source = loop_add(vm->loop, fd, EPOLLIN, on_lease, x);
+	port = virtio_ports_connect(vm, &e);
+	if (port < 0) {
+		control_reply_error(fd, "%s", e.text);
+		end_lease(x);
+		return;
+	}
+	in.offset = x->offset;
+	reply.kind_case = VMB__REPLY__KIND_BEAM_IN;
+	reply.beam_in = &in;
+	wire_send(fd, &reply.base, &port, 1, NULL);
+	close(port);
+}
+
+size_t vm_guests(const struct vm *vm, char **names, size_t max)
+{
+	size_t n = 0;
+
+	for (struct extent *x = vm->window ? vm->window->first : NULL; x && n < max; x = x->next)
+		names[n++] = x->guest;
+	return n;
+}
+
+uint64_t window_faults(const struct vm *vm)
+{
+	return vm->window ? vm->window->faults : 0;
+}
+
+bool window_fault(struct vm *vm)
+{
+	struct window *w = window_of(vm);
+	uint64_t start = 0;
+	struct error e = {""};
+	int r = 0;
+
+	if (!vm->memory.window_size)
+		return false;
+	/* Of two vCPUs that came together the second finds all done; one that comes for ever spins in
+	 * its own time. */
+	if (w->faults++ < FAULTS_LOGGED)
+		log_line("%s: it touched its beam window where no guest's memory is; scratch memory is there now",
+			 vm->config->name);
+	for (struct extent *x = w->first; x && !r; x = x->next) {
+		if (x->offset > start)
+			r = memory_beam_scratch(&vm->memory, start, x->offset - start, &e);
+		start = x->offset + x->size;
+	}
+	if (!r && start < vm->memory.window_size)
+		r = memory_beam_scratch(&vm->memory, start, vm->memory.window_size - start, &e);
+	if (r)
+		log_line("%s: %s", vm->config->name, e.text);
+	return !r;
+}
+
+void window_destroy(struct vm *vm)
+{
+	while (vm->window && vm->window->first) {
+		struct extent *x = vm->window->first;
+
+		vm->window->first = x->next;
+		loop_remove(x->source);
+		close_fd(&x->lease);
+		free(x);
+	}
+	free(vm->window);
+	vm->window = NULL;
+}
