@@ -23,9 +23,27 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* Prints the object on stdout and drops the reference. */
 struct json_t;
 void cli_print_json(struct json_t *j);
-/* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
 struct error;
+/* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
 int cli_acted(const char *vm, bool json, const struct error *e);
+
+/* Asks a VM's process about it: 0 and *reply (its info is there), or -1 with *e set. */
+int vm_info(const char *name, Vmb__Reply **reply, struct error *e);
+/* A placement (VmConfig) as users know it. */
+const char *cli_placement(const char *placement);
+
+/* Is there memory for a host VM like this? */
+int hypervisor_admit(const Vmb__VmConfig *c, struct error *e);
+/* Starts a guest hypervisor and waits until it is ready for guests: its hello, or NULL with *e set and nothing
+ * left of it. */
+Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t cpus, uint64_t window,
+				     struct error *e);
+/* What its agent says of itself; NULL with *e set. */
+Vmb__AgentMessage *hypervisor_health(const char *name, struct error *e);
+
+/* What `migrate --json` prints. */
+struct handover_report;
+struct json_t *handover_json(const char *vm, const char *to, const struct handover_report *r, int result);
 
 /* A request without more than its kind; as cli_acted(). */
 int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind);
@@ -38,6 +56,7 @@ void vm_stop_now(const char *name);
 
 int run_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
+int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);
 int console_main(int argc, char **argv);

@@ -4,6 +4,7 @@
 #include "vmm/client.h"
 #include "vmm/vmm.h"
 
+#include <dirent.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <libgen.h>
@@ -13,7 +14,7 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
-enum { READY_MS = 300000, CLEAR_MS = 5000, KERNEL_NEEDS = 384 * MIB };
+enum { READY_MS = 300000, HEALTH_MS = 10000, CLEAR_MS = 5000, KERNEL_NEEDS = 384 * MIB };
 
 struct start_args {
 	Vmb__VmConfig config;
@@ -60,7 +61,7 @@ static uint64_t largest_window(uint64_t memory)
 }
 
 /* L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
-static int admit(const Vmb__VmConfig *c, struct error *e)
+int hypervisor_admit(const Vmb__VmConfig *c, struct error *e)
 {
 	uint64_t need = c->memory + c->window / 400, have = available_memory();
 
@@ -167,29 +168,45 @@ static Vmb__AgentMessage *await_agent(const Vmb__VmConfig *c, struct error *e)
 	return NULL;
 }
 
+Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t cpus, uint64_t window,
+				     struct error *e)
+{
+	Vmb__VmConfig c = VMB__VM_CONFIG__INIT;
+	Vmb__AgentMessage *m = NULL;
+
+	c.name = (char *)(uintptr_t)name;
+	c.memory = memory;
+	c.cpus = cpus;
+	c.window = window;
+	c.kernel = image("vmlinuz", e);
+	c.initrd = c.kernel ? image("initramfs", e) : NULL;
+	c.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1";
+	c.rng = c.virtio_console = true;
+	if (!strcmp(name, "host") || !strcmp(name, "fresh"))
+		error_set(e, "'%s' means another place", name);
+	else if (c.initrd && !vm_config_validate(&c, e) && !hypervisor_admit(&c, e) &&
+		 !vm_launch(&c, false, NULL, e)) {
+		m = await_agent(&c, e);
+		if (!m) {
+			vm_stop_now(name);
+			runtime_clear(name, CLEAR_MS);
+		}
+	}
+	free(c.initrd);
+	free(c.kernel);
+	return m;
+}
+
 static int start_main(int argc, char **argv)
 {
 	struct start_args a = {.json = false};
 	uint64_t begin = clock_ns();
-	Vmb__AgentMessage *m = NULL;
+	Vmb__AgentMessage *m;
 	struct error e;
 
 	if (parse_start(argc, argv, &a, &e))
 		return cli_usage("hypervisor start: %s", e.text);
-	a.config.kernel = image("vmlinuz", &e);
-	a.config.initrd = a.config.kernel ? image("initramfs", &e) : NULL;
-	a.config.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1";
-	a.config.rng = a.config.virtio_console = true;
-	if (a.config.initrd && !vm_config_validate(&a.config, &e) && !admit(&a.config, &e) &&
-	    !vm_launch(&a.config, false, NULL, &e)) {
-		m = await_agent(&a.config, &e);
-		if (!m) {
-			vm_stop_now(a.config.name);
-			runtime_clear(a.config.name, CLEAR_MS);
-		}
-	}
-	free(a.config.initrd);
-	free(a.config.kernel);
+	m = hypervisor_launch(a.config.name, a.config.memory, a.config.cpus, a.config.window, &e);
 	if (!m)
 		return cli_acted(a.config.name, a.json, &e);
 	print_hello(a.config.name, m->hello, clock_ns() - begin, a.json);
@@ -197,11 +214,88 @@ static int start_main(int argc, char **argv)
 	return EXIT_OK;
 }
 
+Vmb__AgentMessage *hypervisor_health(const char *name, struct error *e)
+{
+	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	question.kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH_REQUEST;
+	question.health_request = &empty;
+	m = agent_ask(name, &question, HEALTH_MS, e);
+	if (m && m->kind_case != VMB__AGENT_MESSAGE__KIND_HEALTH) {
+		error_set(e, "the agent made no sense");
+		vmb__agent_message__free_unpacked(m, NULL);
+		m = NULL;
+	}
+	return m;
+}
+
+static void list_one(const char *name, const Vmb__InfoReply *i, json_t *array)
+{
+	struct error e;
+	Vmb__AgentMessage *m = hypervisor_health(name, &e);
+	json_t *guests = json_array();
+
+	for (size_t k = 0; k < i->n_guests; k++)
+		json_array_append_new(guests, json_string(i->guests[k]));
+	if (array) {
+		json_array_append_new(
+			array, json_pack("{s:s, s:s, s:I, s:i, s:I, s:O}", "hypervisor", name, "state",
+					 m ? "ready" : "silent", "memory_bytes",
+					 (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
+					 "window_bytes", (json_int_t)i->config->window, "guests", guests));
+		if (m)
+			json_object_set_new(json_array_get(array, json_array_size(array) - 1), "available_bytes",
+					    json_integer((json_int_t)m->health->available));
+	} else {
+		printf("%-20s %-7s %6llu MiB  %6llu MiB  %3u  %6llu MiB  %6zu\n", name,
+		       m ? "ready" : "silent", (unsigned long long)(i->config->memory / MIB),
+		       (unsigned long long)(m ? m->health->available / MIB : 0), i->config->cpus,
+		       (unsigned long long)(i->config->window / MIB), i->n_guests);
+	}
+	json_decref(guests);
+	if (m)
+		vmb__agent_message__free_unpacked(m, NULL);
+}
+
+static int hypervisor_list(int argc, char **argv)
+{
+	bool json = argc == 2 && !strcmp(argv[1], "--json");
+	json_t *array = json ? json_array() : NULL;
+	struct dirent **names;
+	int n;
+
+	if (argc > 2 || (argc == 2 && !json))
+		return cli_usage("hypervisor list: only --json is expected");
+	if (!json)
+		printf("%-20s %-7s %10s  %10s  %3s  %10s  %6s\n", "NAME", "STATE", "MEMORY", "AVAILABLE",
+		       "CPU", "WINDOW", "GUESTS");
+	n = scandir(runtime_dir(), &names, NULL, alphasort);
+	for (int i = 0; i < n; i++) {
+		Vmb__Reply *reply;
+		struct error e;
+
+		if (names[i]->d_name[0] != '.' && !vm_info(names[i]->d_name, &reply, &e)) {
+			if (reply->info->config->window)
+				list_one(names[i]->d_name, reply->info, array);
+			vmb__reply__free_unpacked(reply, NULL);
+		}
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+	if (json)
+		cli_print_json(array);
+	return EXIT_OK;
+}
+
 int hypervisor_main(int argc, char **argv)
 {
+	if (argc >= 2 && !strcmp(argv[1], "list"))
+		return hypervisor_list(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "start"))
 		return start_main(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "stop"))
 		return stop_main(argc - 1, argv + 1);
-	return cli_usage("hypervisor: start or stop is expected");
+	return cli_usage("hypervisor: start, stop or list is expected");
 }

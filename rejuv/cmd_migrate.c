@@ -79,17 +79,15 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 	return 0;
 }
 
-static void print_json(const struct migrate_args *a, const struct handover_report *r, int result)
+json_t *handover_json(const char *vm, const char *to, const struct handover_report *r, int result)
 {
-	json_t *phases = json_array(), *blockers = json_array(), *j;
+	json_t *phases = json_array(), *j;
 
 	for (size_t i = 0; i < r->nphases; i++)
 		json_array_append_new(phases, json_pack("{s:s, s:I}", "name", r->phases[i].name, "ns",
 							(json_int_t)r->phases[i].ns));
-	for (size_t i = 0; i < r->nblockers; i++)
-		json_array_append_new(blockers, json_string(r->blockers[i]));
 	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:i, s:{s:I, s:I}, s:n}",
-		      "vm", a->vm, "mode", "zero-copy", "from", "host", "to", a->to, "outcome",
+		      "vm", vm, "mode", "zero-copy", "from", cli_placement(r->from), "to", to, "outcome",
 		      !result ? "completed" : r->cancelled ? "cancelled" : "failed", "error",
 		      result ? r->error.text : "",
 		      "memory_bytes", (json_int_t)r->memory_bytes, "total_ns", (json_int_t)r->total_ns,
@@ -101,6 +99,15 @@ static void print_json(const struct migrate_args *a, const struct handover_repor
 		json_object_set_new(j, "downtime_ns", json_null());
 	if (result)
 		json_object_set_new(j, "failed_phase", json_string(r->phase));
+	return j;
+}
+
+static void print_json(const struct migrate_args *a, const struct handover_report *r, int result)
+{
+	json_t *j = handover_json(a->vm, a->to, r, result), *blockers = json_array();
+
+	for (size_t i = 0; i < r->nblockers; i++)
+		json_array_append_new(blockers, json_string(r->blockers[i]));
 	if (a->o.dry_run) {
 		json_object_set_new(j, "dry_run", json_true());
 		json_object_set(j, "blockers", blockers);
@@ -138,9 +145,10 @@ int migrate_main(int argc, char **argv)
 		printf("%s: nothing blocks it\n", a.vm);
 		return EXIT_OK;
 	}
-	printf("%s: moved to a fresh process: %llu MiB, total %.1f ms, downtime %.2f ms, copied %llu "
+	printf("%s: moved from %s to %s: %llu MiB, total %.1f ms, downtime %.2f ms, copied %llu "
 	       "bytes\n",
-	       a.vm, (unsigned long long)(r.memory_bytes / MIB), ms(r.total_ns), ms(r.downtime_ns),
+	       a.vm, cli_placement(r.from), strcmp(a.to, "fresh") ? a.to : "a fresh process",
+	       (unsigned long long)(r.memory_bytes / MIB), ms(r.total_ns), ms(r.downtime_ns),
 	       (unsigned long long)r.state_bytes);
 	for (size_t i = 0; i < r.nphases; i++)
 		printf("  %-9s %9.3f ms\n", r.phases[i].name, ms(r.phases[i].ns));

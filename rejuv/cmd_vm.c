@@ -87,7 +87,12 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 	return 0;
 }
 
-static int get_info(const char *name, Vmb__Reply **reply, struct error *e)
+const char *cli_placement(const char *placement)
+{
+	return placement[0] ? placement : "host";
+}
+
+int vm_info(const char *name, Vmb__Reply **reply, struct error *e)
 {
 	int fd = vmm_connect(name, e), r;
 
@@ -105,6 +110,7 @@ static int get_info(const char *name, Vmb__Reply **reply, struct error *e)
 static json_t *info_json(const Vmb__InfoReply *i)
 {
 	json_t *disks = json_array(), *nets = json_array(), *exits = json_array();
+	json_t *guests = json_array(), *j;
 
 	for (size_t k = 0; k < i->config->n_disks; k++)
 		json_array_append_new(disks, json_pack("{s:s, s:b}", "path", i->config->disks[k]->path,
@@ -113,15 +119,25 @@ static json_t *info_json(const Vmb__InfoReply *i)
 		json_array_append_new(nets, json_pack("{s:s}", "tap", i->config->nets[k]->tap));
 	for (size_t k = 0; k < i->n_exits; k++)
 		json_array_append_new(exits, json_integer((json_int_t)i->exits[k]));
-	return json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}",
+	for (size_t k = 0; k < i->n_guests; k++)
+		json_array_append_new(guests, json_string(i->guests[k]));
+	j = json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}",
 			 "vm",
-			 i->config->name, "state", state_name(i->state), "placement", "host",
+			 i->config->name, "state", state_name(i->state), "placement",
+			 cli_placement(i->config->placement),
 			 "memory_bytes", (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
 			 "pid", i->pid, "uptime_ns", (json_int_t)i->uptime_ns, "handovers",
 			 (int)i->handovers, "disks", disks, "nets", nets, "exits", exits,
 			 "first_run_ns", (json_int_t)i->first_run_ns, "detail", i->detail,
 			 "balloon_target_bytes", (json_int_t)i->balloon_target, "balloon_bytes",
 			 (json_int_t)i->balloon_actual, "allocated_bytes", (json_int_t)i->allocated);
+	if (i->config->window) {
+		json_object_set(j, "guests", guests);
+		json_object_set_new(j, "window_bytes", json_integer((json_int_t)i->config->window));
+		json_object_set_new(j, "window_faults", json_integer((json_int_t)i->window_faults));
+	}
+	json_decref(guests);
+	return j;
 }
 
 int info_main(int argc, char **argv)
@@ -134,15 +150,16 @@ int info_main(int argc, char **argv)
 
 	if (r)
 		return r;
-	if (get_info(a.name, &reply, &e))
+	if (vm_info(a.name, &reply, &e))
 		return cli_fail("%s: %s", a.name, e.text);
 	i = reply->info;
 	if (a.json) {
 		cli_print_json(info_json(i));
 	} else {
-		printf("name       %s\nstate      %s%s%s\nplacement  host\nmemory     %llu MiB%s\n"
+		printf("name       %s\nstate      %s%s%s\nplacement  %s\nmemory     %llu MiB%s\n"
 		       "cpus       %u\nprocess    %d, for %llu s\nhandovers  %u\nkernel     %s\n",
 		       i->config->name, state_name(i->state), i->detail[0] ? ": " : "", i->detail,
+		       cli_placement(i->config->placement),
 		       (unsigned long long)(i->config->memory / MIB),
 		       i->config->hugepages ? ", huge pages" : "", i->config->cpus, i->pid,
 		       (unsigned long long)(i->uptime_ns / 1000000000), i->handovers, i->config->kernel);
@@ -150,6 +167,12 @@ int info_main(int argc, char **argv)
 		       (unsigned long long)(i->allocated / MIB),
 		       (unsigned long long)(i->balloon_actual / MIB),
 		       (unsigned long long)(i->balloon_target / MIB));
+		if (i->config->window)
+			printf("window     %llu MiB, touched %llu times where no guest was\n",
+			       (unsigned long long)(i->config->window / MIB),
+			       (unsigned long long)i->window_faults);
+		for (size_t k = 0; k < i->n_guests; k++)
+			printf("guest%zu     %s\n", k, i->guests[k]);
 		for (size_t k = 0; k < i->config->n_disks; k++)
 			printf("disk%zu      %s%s\n", k, i->config->disks[k]->path,
 			       i->config->disks[k]->read_only ? " (read-only)" : "");
@@ -168,13 +191,14 @@ static void list_one(const char *name, json_t *array)
 	int status;
 	bool dead;
 
-	if (!get_info(name, &reply, &e)) {
+	if (!vm_info(name, &reply, &e)) {
 		const Vmb__InfoReply *i = reply->info;
 
 		if (array)
 			json_array_append_new(array, info_json(i));
 		else
-			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, state_name(i->state), "host",
+			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, state_name(i->state),
+			       cli_placement(i->config->placement),
 			       (unsigned long long)(i->config->memory / MIB), i->config->cpus, i->pid);
 		vmb__reply__free_unpacked(reply, NULL);
 		return;
@@ -302,6 +326,22 @@ static int stop(const char *name, bool force, uint64_t timeout_s, struct error *
 	return result;
 }
 
+/* A guest hypervisor has nothing to shut down but its guests: they go first, or by force. */
+static int check_guests(struct args *a, struct error *e)
+{
+	Vmb__Reply *reply;
+	int r = 0;
+
+	if (a->force || vm_info(a->name, &reply, e))
+		return 0; /* who does not answer is asked to stop all the same */
+	if (reply->info->n_guests)
+		r = error_set(e, "guest VMs run in it (%s%s): move them first, or --force ends them",
+			      reply->info->guests[0], reply->info->n_guests > 1 ? ", ..." : "");
+	a->force = reply->info->config->window != 0;
+	vmb__reply__free_unpacked(reply, NULL);
+	return r;
+}
+
 int stop_main(int argc, char **argv)
 {
 	struct args a;
@@ -320,6 +360,8 @@ int stop_main(int argc, char **argv)
 	}
 	if (runtime_clear(a.name, 0))
 		return cli_acted(a.name, a.json, NULL); /* nobody held it: only files were left */
+	if (check_guests(&a, &e))
+		return cli_acted(a.name, a.json, &e);
 	if (stop(a.name, a.force, a.timeout_s, &e))
 		return cli_acted(a.name, a.json, &e);
 	/* `run` clears up where it is attached; doing it twice does no harm. */

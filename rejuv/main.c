@@ -18,7 +18,7 @@ static const struct command {
 	{"run", run_main,
 	 "run NAME --kernel F [--initrd F] [--append S] [--memory 512M] [--cpus N] [--disk F[,ro]]...\n"
 	 "             [--net tap=IFNAME[,mac=M]]... [--serial stdio|FILE|socket] [--hugepages]\n"
-	 "             [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach [--json]]"},
+	 "             [--in HYPERVISOR] [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach [--json]]"},
 	{"list", list_main, "list [--json]"},
 	{"info", info_main, "info NAME [--json]"},
 	{"console", console_main, "console NAME [--hvc]"},
@@ -28,9 +28,12 @@ static const struct command {
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
-	 "migrate NAME --to fresh [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
+	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
 	{"hypervisor", hypervisor_main,
-	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]"},
+	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
+	 "             | list [--json]"},
+	{"rejuvenate", rejuvenate_main,
+	 "rejuvenate HYPERVISOR [--method auto|beam] [--dry-run] [--no-warm] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 

@@ -296,6 +296,20 @@ static int capture(struct back *b, uint64_t id, struct error *e)
 	return 0;
 }
 
+static void tell_info(struct back *b, uint64_t id)
+{
+	Vmb__FrontEvent ev = VMB__FRONT_EVENT__INIT;
+	Vmb__BackInfo info = VMB__BACK_INFO__INIT;
+	uint64_t exits[MAX_VCPUS];
+
+	info.exits = exits;
+	info.n_exits = vm_exit_counts(b->vm, exits, MAX_VCPUS);
+	ev.id = id;
+	ev.kind_case = VMB__FRONT_EVENT__KIND_INFO;
+	ev.info = &info;
+	tell(b, &ev);
+}
+
 static void handle(struct back *b, const Vmb__FrontCall *c)
 {
 	struct vm *vm = b->vm;
@@ -323,6 +337,9 @@ static void handle(struct back *b, const Vmb__FrontCall *c)
 	case VMB__FRONT_CALL__KIND_WARM:
 		r = warm(vm, c->warm, &e);
 		break;
+	case VMB__FRONT_CALL__KIND_INFO:
+		tell_info(b, c->id);
+		return;
 	case VMB__FRONT_CALL__KIND_POWER_BUTTON:
 		vm_power_button(vm);
 		break;

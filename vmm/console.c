@@ -199,6 +199,8 @@ size_t console_input(struct console *c, const uint8_t *data, size_t len)
 {
 	size_t n = MIN(len, CONSOLE_WAITING - c->waiting_len);
 
+	if (!n)
+		return 0;
 	memcpy(c->waiting + c->waiting_len, data, n);
 	c->waiting_len += n;
 	give_waiting(c);

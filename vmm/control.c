@@ -85,7 +85,8 @@ static void reply_info(struct session *s)
 	info.uptime_ns = clock_ns() - vm->created_ns;
 	info.state_version = STATE_VERSION;
 	info.exits = exits;
-	info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
+	info.n_exits = vm->front ? front_exit_counts(vm, exits, MAX_VCPUS)
+				 : vm_exit_counts(vm, exits, MAX_VCPUS);
 	info.detail = vm->crash;
 	info.first_run_ns = vm->first_run_ns;
 	info.handovers = vm->handovers;
@@ -158,6 +159,28 @@ static void do_console(struct session *s, struct console *console)
 	close(pair[1]);
 }
 
+static void do_rename(struct session *s, const Vmb__RenameRequest *r)
+{
+	Vmb__VmConfig *c = s->control->vm->config;
+	char **at = r->name[0] ? &c->name : &c->placement, *old = *at;
+	const char *name = r->name[0] ? r->name : r->placement;
+	struct error e;
+
+	if ((!r->name[0] && !s->control->vm->front) || !name[0]) {
+		control_reply_error(s->fd, "rename: it is in no hypervisor");
+		return;
+	}
+	*at = xstrdup(name);
+	if (vm_config_validate(c, &e)) {
+		free(*at);
+		*at = old;
+		control_reply_error(s->fd, "rename: %s", e.text);
+		return;
+	}
+	free(old);
+	control_reply_ready(s->fd, NULL, 0);
+}
+
 static void do_balloon(struct session *s, uint64_t bytes)
 {
 	struct error e;
@@ -179,6 +202,7 @@ static bool refused_while_moving(struct session *s, const Vmb__Request *r)
 	case VMB__REQUEST__KIND_HANDOVER:
 	case VMB__REQUEST__KIND_BALLOON:
 	case VMB__REQUEST__KIND_BEAM_IN:
+	case VMB__REQUEST__KIND_RENAME:
 		break;
 	case VMB__REQUEST__KIND_STOP:
 		if (r->stop->force)
@@ -225,6 +249,9 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_HVC:
 		do_console(s, s->control->vm->hvc);
+		break;
+	case VMB__REQUEST__KIND_RENAME:
+		do_rename(s, r->rename);
 		break;
 	case VMB__REQUEST__KIND_BEAM_IN:
 		/* The connection is the lease. */

@@ -419,6 +419,26 @@ void front_power_button(struct vm *vm)
 		log_line("%s: power button: %s", vm->config->name, e.text);
 }
 
+size_t front_exit_counts(struct vm *vm, uint64_t *counts, size_t max)
+{
+	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	Vmb__FrontEvent *answer;
+	struct error e;
+	size_t n = 0;
+
+	c.kind_case = VMB__FRONT_CALL__KIND_INFO;
+	c.info = &empty;
+	answer = ask(vm->front, &c, &e);
+	if (!answer)
+		return 0;
+	if (answer->kind_case == VMB__FRONT_EVENT__KIND_INFO)
+		for (; n < MIN(answer->info->n_exits, max); n++)
+			counts[n] = answer->info->exits[n];
+	vmb__front_event__free_unpacked(answer, NULL);
+	return n;
+}
+
 void front_msi(struct vm *vm, uint64_t address, uint32_t data)
 {
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;

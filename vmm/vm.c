@@ -57,6 +57,9 @@ int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 			return error_set(e, "network %zu: a MAC address has 6 bytes", i);
 	if (!c->kernel[0])
 		return error_set(e, "no kernel is named");
+	if (c->placement[0] && (c->window || !name_is_valid(c->placement)))
+		return error_set(e, "'%s' is not a guest hypervisor's name, or this is one itself",
+				 c->placement);
 	return 0;
 }
 

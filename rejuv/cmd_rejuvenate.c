@@ -1,0 +1,337 @@
+/* cmd_rejuvenate.c: `vmbeam rejuvenate`: a fresh guest hypervisor beside the old one, every guest VM moved
+ * over and looked at, the old one retired, its name given to the fresh one.
+ *
+ * Whatever fails, each guest VM runs where it is said to be: in the old one, in the fresh one (NAME.new), or
+ * crashed with its memory kept.  The same command again goes on from there.
+ */
+#include "nested/hypervisor.h"
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+#include "vmm/vmm.h"
+#include "zerocopy/zerocopy.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, CLEAR_MS = 20000, ANSWER_MS = 10000 };
+
+struct rejuvenation {
+	const char *name;
+	char fresh[72]; /* its name until the old one is gone */
+	bool json, dry_run;
+	struct handover_options o;
+	char *guests[VM_HOST_PORTS];
+	size_t nguests, moved;
+	Vmb__Reply *old; /* the old one's info */
+	uint64_t available[2]; /* bytes, before and after */
+	json_t *moves;
+	char phase[32];
+};
+
+/* A line each: for somebody who watches. */
+static void progress(const struct rejuvenation *r, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+static void progress(const struct rejuvenation *r, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (r->json)
+		return;
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+	fflush(stdout);
+}
+
+static int parse(int argc, char **argv, struct rejuvenation *r)
+{
+	static const struct option options[] = {{"method", required_argument, NULL, 'm'},
+						{"dry-run", no_argument, NULL, 'd'},
+						{"no-warm", no_argument, NULL, 'w'},
+						{"json", no_argument, NULL, 'j'},
+						{NULL, 0, NULL, 0}};
+	int opt;
+
+	r->o.entry = vmm_process;
+	r->o.warm = true;
+	r->o.drain_timeout_ns = DRAIN_S * 1000000000ull;
+	r->o.fault = getenv("VMBEAM_FAULT");
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
+		switch (opt) {
+		case 'm':
+			if (strcmp(optarg, "auto") && strcmp(optarg, "beam"))
+				return cli_usage("rejuvenate: --method %s: only beam is there yet", optarg);
+			break;
+		case 'd':
+			r->dry_run = true;
+			break;
+		case 'w':
+			r->o.warm = false;
+			break;
+		case 'j':
+			r->json = true;
+			break;
+		default:
+			return cli_usage("rejuvenate: unknown option or missing value");
+		}
+	if (optind + 1 != argc || strlen(argv[optind]) > 59)
+		return cli_usage("rejuvenate: one hypervisor's name is expected");
+	r->name = argv[optind];
+	snprintf(r->fresh, sizeof(r->fresh), "%s.new", r->name);
+	return 0;
+}
+
+static int look_at_old(struct rejuvenation *r, struct error *e)
+{
+	Vmb__AgentMessage *m;
+	struct error silent;
+
+	if (vm_info(r->name, &r->old, e))
+		return -1;
+	if (!r->old->info->config->window)
+		return error_set(e, "it is no guest hypervisor");
+	if (r->old->info->n_guests > VM_HOST_PORTS)
+		return error_set(e, "its process made no sense");
+	for (size_t i = 0; i < r->old->info->n_guests; i++)
+		r->guests[r->nguests++] = r->old->info->guests[i];
+	/* An old one may be past answering; its guests are moved without its agent. */
+	m = hypervisor_health(r->name, &silent);
+	if (m) {
+		r->available[0] = m->health->available;
+		vmb__agent_message__free_unpacked(m, NULL);
+	}
+	return 0;
+}
+
+static int start_fresh(struct rejuvenation *r, struct error *e)
+{
+	const Vmb__VmConfig *c = r->old->info->config;
+	Vmb__AgentMessage *m;
+	uint64_t begin = clock_ns();
+
+	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
+		m = hypervisor_health(r->fresh, e);
+		if (!m)
+			return -1;
+		progress(r, "%s is there already", r->fresh);
+	} else {
+		runtime_clear(r->fresh, 0);
+		m = hypervisor_launch(r->fresh, c->memory, c->cpus, c->window, e);
+		if (!m)
+			return -1;
+		progress(r, "%s is ready for guests after %.1f s", r->fresh, (double)(clock_ns() - begin) / 1e9);
+		vmb__agent_message__free_unpacked(m, NULL);
+		m = hypervisor_health(r->fresh, e);
+		if (!m)
+			return -1;
+	}
+	r->available[1] = m->health->available;
+	vmb__agent_message__free_unpacked(m, NULL);
+	return 0;
+}
+
+/* Does it run there, and do its vCPUs get on?  One that its user has paused need only be there. */
+static int verify(const char *guest, const char *place, struct error *e)
+{
+	uint64_t deadline = clock_ns() + VERIFY_MS * 1000000ull, first = 0;
+	bool seen = false;
+
+	do {
+		Vmb__Reply *reply;
+		uint64_t exits = 0;
+		bool there, runs, paused;
+
+		if (vm_info(guest, &reply, e))
+			return -1;
+		for (size_t i = 0; i < reply->info->n_exits; i++)
+			exits += reply->info->exits[i];
+		there = !strcmp(reply->info->config->placement, place);
+		runs = reply->info->state == VMB__RUN_STATE__RUN_STATE_RUNNING;
+		paused = reply->info->state == VMB__RUN_STATE__RUN_STATE_PAUSED;
+		vmb__reply__free_unpacked(reply, NULL);
+		if (!there || (!runs && !paused))
+			return error_set(e, "it does not run in %s", place);
+		if (paused || (seen && exits > first))
+			return 0;
+		if (!seen)
+			first = exits;
+		seen = true;
+		poll(NULL, 0, LOOK_MS);
+	} while (clock_ns() < deadline);
+	return error_set(e, "its vCPUs have made no progress for %d s", VERIFY_MS / 1000);
+}
+
+static int move_one(struct rejuvenation *r, const char *guest, struct error *e)
+{
+	struct handover_report report;
+	int result;
+
+	r->o.placement = r->fresh;
+	result = handover_drive(guest, &r->o, &report);
+	json_array_append_new(r->moves, handover_json(guest, r->fresh, &report, result));
+	if (result)
+		return error_set(e, "%s: in phase %s: %.300s", guest, report.phase, report.error.text);
+	progress(r, "%s: moved, total %.1f ms, downtime %.2f ms, copied %llu bytes", guest,
+		 (double)report.total_ns / 1e6, (double)report.downtime_ns / 1e6,
+		 (unsigned long long)report.state_bytes);
+	r->moved++;
+	return 0;
+}
+
+static int rename_request(const char *vm, const char *name, const char *placement, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__RenameRequest rename = VMB__RENAME_REQUEST__INIT;
+	int fd = vmm_connect(vm, e), result;
+
+	if (fd < 0)
+		return -1;
+	rename.name = (char *)(uintptr_t)name;
+	rename.placement = (char *)(uintptr_t)placement;
+	req.kind_case = VMB__REQUEST__KIND_RENAME;
+	req.rename = &rename;
+	result = vmm_request(fd, &req, NULL, 0, NULL, NULL, ANSWER_MS, e);
+	close(fd);
+	return result;
+}
+
+/* The fresh one takes the old one's name: its folder moves with all that is in it. */
+static int take_name(struct rejuvenation *r, struct error *e)
+{
+	char *from = runtime_path(r->fresh, NULL), *to = runtime_path(r->name, NULL);
+	Vmb__Reply *reply = NULL;
+	int result;
+
+	result = rename_request(r->fresh, r->name, "", e);
+	if (!result && rename(from, to))
+		result = error_set_errno(e, "%s", to);
+	free(from);
+	free(to);
+	if (result || vm_info(r->name, &reply, e))
+		return -1;
+	for (size_t i = 0; i < reply->info->n_guests && !result; i++)
+		result = rename_request(reply->info->guests[i], "", r->name, e);
+	vmb__reply__free_unpacked(reply, NULL);
+	return result;
+}
+
+static int retire_old(struct rejuvenation *r, struct error *e)
+{
+	Vmb__Reply *reply;
+	size_t left;
+
+	if (vm_info(r->name, &reply, e))
+		return -1;
+	left = reply->info->n_guests;
+	vmb__reply__free_unpacked(reply, NULL);
+	if (left) /* one that was started there meanwhile */
+		return error_set(e, "%zu guest VMs are still in it", left);
+	vm_stop_now(r->name);
+	if (!runtime_clear(r->name, CLEAR_MS))
+		return error_set(e, "the old one's process does not end");
+	return 0;
+}
+
+static int run(struct rejuvenation *r, struct error *e)
+{
+	snprintf(r->phase, sizeof(r->phase), "look");
+	if (look_at_old(r, e))
+		return -1;
+	snprintf(r->phase, sizeof(r->phase), "admit");
+	if (!runtime_is_held(r->fresh) && hypervisor_admit(r->old->info->config, e))
+		return -1;
+	if (r->dry_run) {
+		progress(r, "%s: nothing blocks it: %zu guest VMs would be moved", r->name, r->nguests);
+		return 0;
+	}
+	progress(r, "%s: %zu guest VMs, %llu MiB available", r->name, r->nguests,
+		 (unsigned long long)(r->available[0] / MIB));
+	snprintf(r->phase, sizeof(r->phase), "start");
+	if (start_fresh(r, e))
+		return -1;
+	for (size_t i = 0; i < r->nguests; i++) {
+		snprintf(r->phase, sizeof(r->phase), "move");
+		if (move_one(r, r->guests[i], e))
+			return -1;
+		snprintf(r->phase, sizeof(r->phase), "verify");
+		if (verify(r->guests[i], r->fresh, e)) {
+			struct error why = *e;
+
+			return error_set(e, "%s: %.300s", r->guests[i], why.text);
+		}
+	}
+	snprintf(r->phase, sizeof(r->phase), "retire");
+	if (retire_old(r, e))
+		return -1;
+	snprintf(r->phase, sizeof(r->phase), "rename");
+	return take_name(r, e);
+}
+
+/* Where each guest is now, whatever has happened. */
+static void say_where(const struct rejuvenation *r, json_t *j)
+{
+	json_t *where = json_object();
+
+	for (size_t i = 0; i < r->nguests; i++) {
+		Vmb__Reply *reply;
+		struct error e;
+		const char *place = "unknown";
+
+		if (!vm_info(r->guests[i], &reply, &e)) {
+			place = reply->info->state == VMB__RUN_STATE__RUN_STATE_CRASHED
+					? "crashed"
+					: cli_placement(reply->info->config->placement);
+			json_object_set_new(where, r->guests[i], json_string(place));
+			if (!r->json)
+				fprintf(stderr, "vmbeam: %s is in: %s\n", r->guests[i], place);
+			vmb__reply__free_unpacked(reply, NULL);
+		} else {
+			json_object_set_new(where, r->guests[i], json_string(place));
+		}
+	}
+	if (j)
+		json_object_set(j, "where", where);
+	json_decref(where);
+}
+
+int rejuvenate_main(int argc, char **argv)
+{
+	struct rejuvenation r = {.moves = NULL};
+	uint64_t begin = clock_ns();
+	struct error e = {""};
+	int result = parse(argc, argv, &r);
+	json_t *j = NULL;
+
+	if (result)
+		return result;
+	r.moves = json_array();
+	result = run(&r, &e);
+	if (r.json)
+		j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:O}", "hypervisor", r.name,
+			      "method", "beam", "outcome", result ? "failed" : "completed", "error",
+			      result ? e.text : "", "failed_phase", result ? r.phase : "", "dry_run", r.dry_run,
+			      "total_ns", (json_int_t)(clock_ns() - begin), "available_before_bytes",
+			      (json_int_t)r.available[0], "available_after_bytes", (json_int_t)r.available[1],
+			      "guests", r.moves);
+	if (result && r.moved + json_array_size(r.moves))
+		say_where(&r, j);
+	if (j)
+		cli_print_json(j);
+	else if (!result && !r.dry_run)
+		progress(&r, "%s: rejuvenated in %.1f s; %llu MiB available now, %llu MiB before", r.name,
+			 (double)(clock_ns() - begin) / 1e9, (unsigned long long)(r.available[1] / MIB),
+			 (unsigned long long)(r.available[0] / MIB));
+	json_decref(r.moves);
+	if (r.old)
+		vmb__reply__free_unpacked(r.old, NULL);
+	return result ? cli_fail("%s: rejuvenation failed in phase %s: %s", r.name, r.phase, e.text) : EXIT_OK;
+}
