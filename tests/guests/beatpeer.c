@@ -1,15 +1,15 @@
 /* beatpeer.c: the host's end of beat's network tests (beat_net.c; the stream: beat_stream.h).
  *
- *   beatpeer IP [--port N] [--rate BYTES/s] [--seconds N]
+ *   beatpeer IP [--port N] [--rate BYTES/s] [--interval MS] [--seconds N]
  *
  * Connects to the guest (trying for CONNECT_SECONDS), sends and verifies the TCP stream and sends a
- * UDP ping every millisecond.  After --seconds or on SIGTERM it closes its side, waits for the rest
+ * UDP ping every millisecond, or as --interval says.  After --seconds or on SIGTERM it closes its side, waits for the rest
  * of the guest's stream and prints an object on standard output; on SIGUSR1 it prints one as it
  * goes, and starts a new longest gap.  A lost ping is counted (UDP may lose it), but a wrong byte,
  * a lost or stalled connection or a stream of the wrong length is an error: exit status 1.
  *
  * longest_udp_gap_ns is the longest time between two answers, so a pause of the guest as the
- * outside sees it plus about 1 ms.
+ * outside sees it plus about an interval.
  */
 #include "tests/guests/beat_stream.h"
 #include "vmm/base.h"
@@ -27,11 +27,11 @@
 #include <unistd.h>
 
 #define SECOND          1000000000ull
-#define PING_INTERVAL   1000000ull
 #define CONNECT_SECONDS 60
 #define STALL_SECONDS   30
 
 static volatile sig_atomic_t stop, show;
+static uint64_t ping_interval = 1000000; /* ns */
 
 static struct {
 	uint64_t sent, received, mismatches, pings, answers, longest_gap;
@@ -109,7 +109,7 @@ static void ping(int fd, uint64_t now)
 	}
 	if (now < next)
 		return;
-	next = now + PING_INTERVAL;
+	next = now + ping_interval;
 	if (send(fd, &seen.pings, sizeof(seen.pings), MSG_DONTWAIT) > 0)
 		seen.pings++;
 }
@@ -176,6 +176,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {{"port", required_argument, NULL, 'p'},
 						{"rate", required_argument, NULL, 'r'},
 						{"seconds", required_argument, NULL, 's'},
+						{"interval", required_argument, NULL, 'i'},
 						{0}};
 	struct sigaction action = {.sa_handler = on_signal};
 	struct sockaddr_in to = {.sin_family = AF_INET};
@@ -185,10 +186,13 @@ int main(int argc, char **argv)
 	for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
 		if (c == '?')
 			exit(2);
-		*(c == 'p' ? &port : c == 'r' ? &rate : &seconds) = strtoull(optarg, NULL, 10);
+		*(c == 'p'   ? &port
+		  : c == 'r' ? &rate
+		  : c == 'i' ? &ping_interval
+			     : &seconds) = strtoull(optarg, NULL, 10) * (c == 'i' ? 1000000 : 1);
 	}
 	if (optind != argc - 1 || !inet_aton(argv[optind], &to.sin_addr))
-		errx(2, "usage: beatpeer IP [--port N] [--rate BYTES/s] [--seconds N]");
+		errx(2, "usage: beatpeer IP [--port N] [--rate BYTES/s] [--interval MS] [--seconds N]");
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
 	sigaction(SIGUSR1, &action, NULL);
