@@ -406,6 +406,8 @@ static int vcpu_ioctl(int fd, unsigned long request, void *arg)
 	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
 		return access_msrs(v, arg, set);
+	case KVM_GET_TSC_KHZ:
+		return 1000000;
 	case KVM_KVMCLOCK_CTRL:
 		errno = EINVAL; /* a guest without kvmclock */
 		return -1;

@@ -15,7 +15,7 @@ static const struct word {
 	uint32_t emulated;
 } words[] = {
 	{1, 0, ECX, 1u << 21 | 1u << 24 | 1u << 27 | 1u << 31},
-	{1, 0, EDX, 0},
+	{1, 0, EDX, 1u << 28},
 	{7, 0, EBX, 0},
 	{7, 0, ECX, 0},
 	{7, 0, EDX, 0},
@@ -25,7 +25,7 @@ static const struct word {
 	{0xd, 0, EAX, 0},
 	{0xd, 1, EAX, 0},
 	{0x40000001, 0, EAX, 0},
-	{0x80000001, 0, ECX, 0},
+	{0x80000001, 0, ECX, 1u << 1},
 	{0x80000001, 0, EDX, 0},
 	{0x80000007, 0, EDX, 0},
 	{0x80000008, 0, EBX, 0},

@@ -379,7 +379,7 @@ static Vmb__QueueState *queue(void)
 	SPOIL(queue()->used = 8 * MIB, "queue 0")                                                  \
 	SPOIL(queue()->used |= 2, "queue 0")                                                       \
 	SPOIL(spoilt->serial->rx.len = 257, "serial")                                              \
-	SPOIL(spoilt->serial->tx.len = (16 << 10) + 1, "serial")
+	SPOIL(spoilt->serial->tx.len = (64 << 10) + 1, "serial")
 
 UNIT(state, that_is_wrong_in_one_place_is_refused)
 {
