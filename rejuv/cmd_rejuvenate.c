@@ -3,6 +3,9 @@
  *
  * Whatever fails, each guest VM runs where it is said to be: in the old one, in the fresh one (NAME.new), or
  * crashed with its memory kept.  The same command again goes on from there.
+ *
+ * --method warm, where there is no memory for two: the guests are held at L0, the host VM is started anew under
+ * its name, and they go on in it (the warm-VM reboot of the literature); on the host if it does not come up.
  */
 #include "nested/hypervisor.h"
 #include "rejuv/cli.h"
@@ -18,10 +21,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, CLEAR_MS = 20000, ANSWER_MS = 10000 };
+enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, CLEAR_MS = 20000, ANSWER_MS = 10000, WARM_MS = 60000 };
 
 struct rejuvenation {
-	const char *name;
+	const char *name, *method;
 	char fresh[72]; /* its name until the old one is gone */
 	bool json, dry_run;
 	struct handover_options o;
@@ -59,6 +62,7 @@ static int parse(int argc, char **argv, struct rejuvenation *r)
 						{NULL, 0, NULL, 0}};
 	int opt;
 
+	r->method = "auto";
 	r->o.entry = vmm_process;
 	r->o.warm = true;
 	r->o.drain_timeout_ns = DRAIN_S * 1000000000ull;
@@ -68,8 +72,10 @@ static int parse(int argc, char **argv, struct rejuvenation *r)
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
 		switch (opt) {
 		case 'm':
-			if (strcmp(optarg, "auto") && strcmp(optarg, "beam"))
-				return cli_usage("rejuvenate: --method %s: only beam is there yet", optarg);
+			if (strcmp(optarg, "auto") && strcmp(optarg, "beam") && strcmp(optarg, "warm"))
+				return cli_usage("rejuvenate: --method %s: auto, beam or warm is expected",
+						 optarg);
+			r->method = optarg;
 			break;
 		case 'd':
 			r->dry_run = true;
@@ -241,20 +247,153 @@ static int retire_old(struct rejuvenation *r, struct error *e)
 	return 0;
 }
 
+/* ---- the other method: the host VM is started anew in place, while its guests are held at L0 */
+
+struct held {
+	bool is_held;
+	uint64_t since;
+};
+
+static int guest_request(const char *guest, Vmb__Request *req, const int *fd, struct error *e)
+{
+	int link = vmm_connect(guest, e), result;
+
+	if (link < 0)
+		return -1;
+	result = vmm_request(link, req, fd, fd != NULL, NULL, NULL, WARM_MS, e);
+	close(link);
+	return result;
+}
+
+static int suspend(const char *guest, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	req.kind_case = VMB__REQUEST__KIND_SUSPEND;
+	req.suspend = &empty;
+	return guest_request(guest, &req, NULL, e);
+}
+
+static int reattach(const char *guest, const char *place, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__ReattachRequest re = VMB__REATTACH_REQUEST__INIT;
+	int lease = vmm_connect(place, e), result;
+
+	if (lease < 0)
+		return -1;
+	re.placement = (char *)(uintptr_t)place;
+	req.kind_case = VMB__REQUEST__KIND_REATTACH;
+	req.reattach = &re;
+	result = guest_request(guest, &req, &lease, e);
+	close(lease);
+	return result;
+}
+
+/* In its hypervisor if that is there, on the host otherwise: somewhere. */
+static int let_go(struct rejuvenation *r, size_t i, struct held *h, struct error *e)
+{
+	struct handover_report report;
+	struct error why;
+	bool there = !reattach(r->guests[i], r->name, &why);
+	uint64_t now;
+
+	if (!there) {
+		progress(r, "%s: %s; it goes on on the host", r->guests[i], why.text);
+		r->o.placement = "";
+		if (handover_drive(r->guests[i], &r->o, &report))
+			return error_set(e, "%s: it is held and does not run: %.300s", r->guests[i],
+					 report.error.text);
+	}
+	now = clock_ns();
+	h->is_held = false;
+	json_array_append_new(r->moves,
+			      json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", r->guests[i], "mode", "warm",
+					"from", r->name, "to", there ? r->name : "host", "outcome", "completed",
+					"downtime_ns", (json_int_t)(now - h->since)));
+	progress(r, "%s: runs %s, downtime %.2f ms", r->guests[i], there ? "in the fresh one" : "on the host",
+		 (double)(now - h->since) / 1e6);
+	r->moved++;
+	return there ? verify(r->guests[i], r->name, e)
+		     : error_set(e, "%s: could not go back: %.300s", r->guests[i], why.text);
+}
+
+/* The old one is gone from here on, whether or not a new one comes. */
+static int start_again(struct rejuvenation *r, struct error *e)
+{
+	const Vmb__VmConfig *c = r->old->info->config;
+	Vmb__AgentMessage *m;
+
+	vm_stop_now(r->name);
+	if (!runtime_clear(r->name, CLEAR_MS))
+		return error_set(e, "the old one's process does not end");
+	m = hypervisor_launch(r->name, c->memory, c->cpus, c->window, e);
+	if (!m)
+		return -1;
+	vmb__agent_message__free_unpacked(m, NULL);
+	m = hypervisor_health(r->name, e);
+	if (!m)
+		return -1;
+	r->available[1] = m->health->available;
+	vmb__agent_message__free_unpacked(m, NULL);
+	return 0;
+}
+
+static int run_warm(struct rejuvenation *r, struct error *e)
+{
+	struct held held[VM_HOST_PORTS] = {{.is_held = false}};
+	int result = 0;
+
+	snprintf(r->phase, sizeof(r->phase), "suspend");
+	for (size_t i = 0; i < r->nguests && !result; i++) {
+		held[i].since = clock_ns();
+		result = suspend(r->guests[i], e);
+		held[i].is_held = !result;
+	}
+	if (!result) {
+		progress(r, "%zu guest VMs are held", r->nguests);
+		snprintf(r->phase, sizeof(r->phase), "start");
+		result = start_again(r, e);
+	}
+	for (size_t i = 0; i < r->nguests; i++) {
+		struct error why;
+
+		if (!held[i].is_held || !let_go(r, i, &held[i], &why))
+			continue;
+		if (!result) {
+			snprintf(r->phase, sizeof(r->phase), "resume");
+			*e = why;
+		}
+		result = -1;
+	}
+	return result;
+}
+
 static int run(struct rejuvenation *r, struct error *e)
 {
 	snprintf(r->phase, sizeof(r->phase), "look");
 	if (look_at_old(r, e))
 		return -1;
 	snprintf(r->phase, sizeof(r->phase), "admit");
-	if (!runtime_is_held(r->fresh) && hypervisor_admit(r->old->info->config, e))
-		return -1;
+	if (strcmp(r->method, "warm") && !runtime_is_held(r->fresh) &&
+	    hypervisor_admit(r->old->info->config, e)) {
+		if (!strcmp(r->method, "beam"))
+			return -1;
+		progress(r, "%s: no second hypervisor: %s", r->name, e->text);
+		r->method = "warm";
+	}
+	if (strcmp(r->method, "warm"))
+		r->method = "beam";
 	if (r->dry_run) {
-		progress(r, "%s: nothing blocks it: %zu guest VMs would be moved", r->name, r->nguests);
+		progress(r, "%s: nothing blocks it: %zu guest VMs would be moved, method %s", r->name,
+			 r->nguests, r->method);
 		return 0;
 	}
 	progress(r, "%s: %zu guest VMs, %llu MiB available", r->name, r->nguests,
 		 (unsigned long long)(r->available[0] / MIB));
+	if (!strcmp(r->method, "warm"))
+		return run_warm(r, e);
 	snprintf(r->phase, sizeof(r->phase), "start");
 	if (start_fresh(r, e))
 		return -1;
@@ -317,7 +456,7 @@ int rejuvenate_main(int argc, char **argv)
 	result = run(&r, &e);
 	if (r.json)
 		j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:O}", "hypervisor", r.name,
-			      "method", "beam", "outcome", result ? "failed" : "completed", "error",
+			      "method", r.method, "outcome", result ? "failed" : "completed", "error",
 			      result ? e.text : "", "failed_phase", result ? r.phase : "", "dry_run", r.dry_run,
 			      "total_ns", (json_int_t)(clock_ns() - begin), "available_before_bytes",
 			      (json_int_t)r.available[0], "available_after_bytes", (json_int_t)r.available[1],

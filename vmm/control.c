@@ -13,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_SESSIONS = 32 };
+enum { MAX_SESSIONS = 32, SUSPEND_DRAIN_S = 10 };
 
 struct session {
 	struct control *control;
@@ -181,6 +181,33 @@ static void do_rename(struct session *s, const Vmb__RenameRequest *r)
 	control_reply_ready(s->fd, NULL, 0);
 }
 
+static void do_suspend(struct session *s)
+{
+	struct error e;
+
+	if (!s->control->vm->front)
+		control_reply_error(s->fd, "suspend: it is in no hypervisor");
+	else if (front_suspend(s->control->vm, SUSPEND_DRAIN_S * 1000000000ull, &e))
+		control_reply_error(s->fd, "suspend: %s", e.text);
+	else
+		control_reply_ready(s->fd, NULL, 0);
+}
+
+static void do_reattach(struct session *s, const Vmb__ReattachRequest *r, struct wire_fds *fds)
+{
+	int lease = wire_take_fd(fds, 0);
+	struct error e;
+
+	if (!s->control->vm->front || lease < 0) {
+		control_reply_error(s->fd, "reattach: it is in no hypervisor, or no connection came");
+		close_fd(&lease);
+	} else if (front_reattach(s->control->vm, r->placement, lease, &e)) {
+		control_reply_error(s->fd, "reattach: %s", e.text);
+	} else {
+		control_reply_ready(s->fd, NULL, 0);
+	}
+}
+
 static void do_balloon(struct session *s, uint64_t bytes)
 {
 	struct error e;
@@ -203,6 +230,8 @@ static bool refused_while_moving(struct session *s, const Vmb__Request *r)
 	case VMB__REQUEST__KIND_BALLOON:
 	case VMB__REQUEST__KIND_BEAM_IN:
 	case VMB__REQUEST__KIND_RENAME:
+	case VMB__REQUEST__KIND_SUSPEND:
+	case VMB__REQUEST__KIND_REATTACH:
 		break;
 	case VMB__REQUEST__KIND_STOP:
 		if (r->stop->force)
@@ -249,6 +278,12 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_HVC:
 		do_console(s, s->control->vm->hvc);
+		break;
+	case VMB__REQUEST__KIND_SUSPEND:
+		do_suspend(s);
+		break;
+	case VMB__REQUEST__KIND_REATTACH:
+		do_reattach(s, r->reattach, fds);
 		break;
 	case VMB__REQUEST__KIND_RENAME:
 		do_rename(s, r->rename);

@@ -39,6 +39,7 @@ struct front {
 	bool gone;	/* no other half any more */
 	bool resumed;	/* it runs, as far as this half knows */
 	bool fenced;
+	Vmb__VmState *held; /* of a suspended VM */
 	/* The serial line: what came and no client has had yet, and what may be sent each way. */
 	uint8_t tx[RELAY_SIZE];
 	size_t tx_len, credit, room;
@@ -63,6 +64,8 @@ static int give_up(struct front *f, struct error *e)
 	if (f->gone)
 		return -1;
 	part(f);
+	if (f->held) /* it is still all here */
+		return -1;
 	vm_crash(f->vm, "in hypervisor %s: %s", f->vm->config->placement, e->text);
 	return -1;
 }
@@ -289,7 +292,7 @@ static int simple_call(struct front *f, Vmb__FrontCall__KindCase kind, struct er
 
 /* ---- building */
 
-static int take_lease(struct front *f, struct error *e)
+static int take_lease(struct front *f, int lease, struct error *e)
 {
 	struct vm *vm = f->vm;
 	Vmb__Request r = VMB__REQUEST__INIT;
@@ -300,7 +303,7 @@ static int take_lease(struct front *f, struct error *e)
 	r.kind_case = VMB__REQUEST__KIND_BEAM_IN;
 	r.beam_in = &in;
 	in.guest = vm->config->name;
-	f->lease = vmm_connect(vm->config->placement, e);
+	f->lease = lease;
 	if (f->lease < 0 ||
 	    vmm_request(f->lease, &r, &vm->memory.fd, 1, &reply, &fds, LEASE_MS, e)) {
 		struct error why = *e;
@@ -330,14 +333,15 @@ void front_prepare(struct vm *vm)
 	f->room = CONSOLE_WAITING;
 }
 
-int front_create(struct vm *vm, struct error *e)
+/* Leases memory and a port, and has the other half built. */
+static int join(struct front *f, int lease, struct error *e)
 {
-	struct front *f = vm->front;
+	struct vm *vm = f->vm;
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__BackBuild build = VMB__BACK_BUILD__INIT;
 	Vmb__VmConfig config = *vm->config;
 
-	if (take_lease(f, e))
+	if (take_lease(f, lease, e))
 		return -1;
 	config.n_disks = config.n_nets = config.n_modules = 0;
 	config.placement = (char *)(uintptr_t)protobuf_c_empty_string;
@@ -355,6 +359,11 @@ int front_create(struct vm *vm, struct error *e)
 	return 0;
 }
 
+int front_create(struct vm *vm, struct error *e)
+{
+	return join(vm->front, vmm_connect(vm->config->placement, e), e);
+}
+
 void front_destroy(struct vm *vm)
 {
 	struct front *f = vm->front;
@@ -363,6 +372,8 @@ void front_destroy(struct vm *vm)
 		return;
 	part(f);
 	frames_free(&f->port);
+	if (f->held)
+		vmb__vm_state__free_unpacked(f->held, NULL);
 	free(f);
 	vm->front = NULL;
 }
@@ -554,6 +565,18 @@ static void drop_devices(Vmb__VmState *s)
 	s->config = NULL;
 }
 
+static Vmb__VmState *copy_state(const Vmb__VmState *s)
+{
+	size_t len = vmb__vm_state__get_packed_size(s);
+	uint8_t *buf = xcalloc(1, len);
+	Vmb__VmState *copy;
+
+	vmb__vm_state__pack(s, buf);
+	copy = vmb__vm_state__unpack(NULL, len, buf);
+	free(buf);
+	return copy;
+}
+
 Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 {
 	struct front *f = vm->front;
@@ -563,6 +586,11 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 	Vmb__VmState *s = NULL;
 	uint64_t now;
 
+	if (f->held) {
+		s = copy_state(f->held);
+		drop_devices(s);
+		return s;
+	}
 	c.kind_case = VMB__FRONT_CALL__KIND_CAPTURE;
 	c.capture = &empty;
 	answer = ask(f, &c, e);
@@ -649,6 +677,8 @@ static int lease_request(struct front *f, Vmb__Request__KindCase kind, struct er
 
 int front_fence(struct vm *vm, struct error *e)
 {
+	if (vm->front->held)
+		return 0;
 	if (vm->front->gone)
 		return error_set(e, "its host VM has gone");
 	if (lease_request(vm->front, VMB__REQUEST__KIND_FENCE, e))
@@ -665,4 +695,72 @@ void front_unfence(struct vm *vm)
 	if (f->fenced && !f->gone && lease_request(f, VMB__REQUEST__KIND_UNFENCE, &e))
 		give_up(f, &e);
 	f->fenced = false;
+}
+
+/* ---- leaving one hypervisor and going on in another */
+
+bool front_is_suspended(const struct vm *vm)
+{
+	return vm->front && vm->front->held;
+}
+
+int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e)
+{
+	struct front *f = vm->front;
+
+	if (f->held)
+		return 0;
+	vm_pause(vm);
+	if (vm_pending_event(vm))
+		return error_set(e, "%s", vm_pending_event(vm));
+	if (!vm_drain(vm, drain_timeout_ns, e))
+		f->held = vm_capture(vm, e);
+	if (!f->held) {
+		vm_uncapture(vm);
+		if (!vm->user_paused)
+			vm_resume(vm);
+		return -1;
+	}
+	part(f);
+	frames_free(&f->port);
+	return 0;
+}
+
+int front_reattach(struct vm *vm, const char *placement, int lease, struct error *e)
+{
+	struct front *f = vm->front;
+	char *old = vm->config->placement;
+
+	if (!f->held) {
+		close(lease);
+		return error_set(e, "it is not suspended");
+	}
+	f->gone = f->fenced = false;
+	f->last_id = 0;
+	f->credit = CONSOLE_TX;
+	vm->config->placement = xstrdup(placement);
+	frames_init(&f->port, -1);
+	if (join(f, lease, e))
+		goto fail;
+	for (unsigned int i = 0; i < vm->nvirtio; i++)
+		for (unsigned int k = 0; k < vm->virtio[i]->ops->nqueues; k++)
+			if (vm->virtio[i]->queues[k].kick_addr)
+				front_doorbell(vm, vm->virtio[i]->pci.slot * VIRTIO_MAX_QUEUES + k,
+					       vm->virtio[i]->queues[k].kick_addr);
+	if (front_restore(vm, f->held, e))
+		goto fail;
+	free(old);
+	vmb__vm_state__free_unpacked(f->held, NULL);
+	f->held = NULL;
+	vm->handovers++;
+	vm_uncapture(vm);
+	if (!vm->user_paused)
+		vm_resume(vm);
+	return 0;
+fail:
+	part(f);
+	frames_free(&f->port);
+	free(vm->config->placement);
+	vm->config->placement = old;
+	return -1;
 }

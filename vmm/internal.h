@@ -93,6 +93,12 @@ struct wire_fds;
 /* A BeamInRequest: takes the connection over, which is its lease. */
 void window_beam_in(struct vm *vm, int fd, const Vmb__BeamInRequest *r, struct wire_fds *fds);
 uint64_t window_faults(const struct vm *vm);
+/* A handover: who is in the window; three descriptors of each, in that order; and taking them over. */
+void window_state_get(const struct vm *vm, Vmb__VmState *s);
+size_t window_files(const struct vm *vm, int *fds, size_t max);
+int window_state_set(struct vm *vm, const Vmb__VmState *s, struct error *e);
+size_t window_files_expected(const struct vm *vm);
+int window_inherit(struct vm *vm, struct wire_fds *fds, size_t first, struct error *e);
 /* A vCPU touched the window where nothing is: true if it may go on. */
 bool window_fault(struct vm *vm);
 void window_destroy(struct vm *vm);
@@ -114,6 +120,11 @@ void front_pause(struct vm *vm);
 Vmb__VmState *front_capture(struct vm *vm, struct error *e);
 int front_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
 int front_warm(struct vm *vm, struct error *e);
+/* Captures the VM and leaves the hypervisor; and goes on in one to whose process `lease` is a connection, which is
+ * taken over.  In between the VM is held here and cannot run. */
+int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e);
+int front_reattach(struct vm *vm, const char *placement, int lease, struct error *e);
+bool front_is_suspended(const struct vm *vm);
 int front_fence(struct vm *vm, struct error *e);
 void front_unfence(struct vm *vm);
 void front_power_button(struct vm *vm);
@@ -450,7 +461,10 @@ int virtio_console_create(struct vm *vm, int listener, struct error *e);
 /* The ports of a host VM, each a stream to its agent. */
 int virtio_ports_create(struct vm *vm, struct error *e);
 /* The L0 end of one that the agent has opened and nobody has used since; -1 with *e set. */
-int virtio_ports_connect(struct vm *vm, struct error *e);
+int virtio_ports_connect(struct vm *vm, unsigned int *id, struct error *e);
+/* This process's end of it, -1 without; one that another process had (taken over on success). */
+int virtio_ports_client(const struct vm *vm, unsigned int id);
+int virtio_ports_inherit(struct vm *vm, unsigned int id, int fd);
 int disk_open(const char *path, bool read_only, struct error *e);
 int tap_open(const char *name, struct error *e);
 

@@ -184,6 +184,8 @@ int vm_fence(struct vm *vm, struct error *e)
 
 void vm_uncapture(struct vm *vm)
 {
+	if (front_is_suspended(vm))
+		return;
 	if (vm->front)
 		front_unfence(vm);
 	vm->memory.fenced = false;
@@ -193,7 +195,7 @@ void vm_uncapture(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
-	if (vm->crash[0] || vm->end != VM_END_NONE || vm->frozen)
+	if (vm->crash[0] || vm->end != VM_END_NONE || vm->frozen || front_is_suspended(vm))
 		return;
 	if (vm->may_run && !vm->may_run(vm->may_run_ctx)) {
 		log_line("%s: does not run here: another process has it", vm->config->name);
@@ -218,7 +220,10 @@ static void finish_capture(struct vm *vm, Vmb__VmState *s)
 	s->config = borrow_config(vm);
 	s->paused = vm->user_paused;
 	s->handovers = vm->handovers;
+	if (s->serial->sent)
+		vmb__console_sent__free_unpacked(s->serial->sent, NULL);
 	s->serial->sent = console_sent(vm->console);
+	window_state_get(vm, s);
 	add_devices(vm, s);
 	vm->memory.fenced = true;
 }
@@ -302,7 +307,7 @@ int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
 	if (vm->front)
 		return restore_front(vm, s, e);
 	if (load_devices(vm, s, e) || vm_state_validate(vm, s, e) || vm_restore_cpus(vm, s, e) ||
-	    serial_state_set(vm->serial, s->serial, e))
+	    serial_state_set(vm->serial, s->serial, e) || (s->n_lodgers && window_state_set(vm, s, e)))
 		return -1;
 	platform_state_set(vm, s->platform);
 	console_inherit(vm->console, s->serial->sent);

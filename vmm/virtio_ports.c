@@ -268,7 +268,27 @@ static void on_client(void *ctx, uint32_t events)
 		disconnect(p);
 }
 
-int virtio_ports_connect(struct vm *vm, struct error *e)
+static void attach(struct port *p, int fd)
+{
+	p->fd = fd;
+	p->watching = EPOLLIN;
+	p->source = loop_add(p->ports->virtio.pci.vm->loop, fd, p->watching, on_client, p);
+}
+
+int virtio_ports_client(const struct vm *vm, unsigned int id)
+{
+	return to_ports(vm->ports)->port[id].fd;
+}
+
+int virtio_ports_inherit(struct vm *vm, unsigned int id, int fd)
+{
+	if (!vm->ports || id >= HOST_PORTS || to_ports(vm->ports)->port[id].fd >= 0)
+		return -1;
+	attach(&to_ports(vm->ports)->port[id], fd);
+	return 0;
+}
+
+int virtio_ports_connect(struct vm *vm, unsigned int *id, struct error *e)
 {
 	struct ports *ps = vm->ports ? to_ports(vm->ports) : NULL;
 	int pair[2];
@@ -280,12 +300,11 @@ int virtio_ports_connect(struct vm *vm, struct error *e)
 			continue;
 		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
 			return error_set_errno(e, "socketpair");
-		p->fd = pair[0];
 		p->spent = true;
-		p->watching = EPOLLIN;
 		p->taken = 0;
-		p->source = loop_add(vm->loop, p->fd, p->watching, on_client, p);
+		attach(p, pair[0]);
 		tell(ps, i, VIRTIO_CONSOLE_PORT_OPEN, 1);
+		*id = i;
 		return pair[1];
 	}
 	return error_set(e, "its hypervisor has no port free: it runs %d guests, or is not up yet", HOST_PORTS);
@@ -349,6 +368,7 @@ static size_t save(struct virtio_device *d, void **data)
 		vmb__port_state__init(&port[i]);
 		port[i].guest_open = ps->port[i].guest_open;
 		port[i].spent = ps->port[i].spent;
+		port[i].taken = ps->port[i].taken;
 		ptrs[i] = &port[i];
 	}
 	*data = xcalloc(1, vmb__ports_state__get_packed_size(&s));
@@ -368,6 +388,7 @@ static int load(struct virtio_device *d, const void *data, size_t len, struct er
 	for (unsigned int i = 0; i < HOST_PORTS; i++) {
 		ps->port[i].guest_open = s->ports[i]->guest_open;
 		ps->port[i].spent = s->ports[i]->spent;
+		ps->port[i].taken = s->ports[i]->taken;
 	}
 	vmb__ports_state__free_unpacked(s, NULL);
 	return 0;

@@ -2,6 +2,7 @@
  * for handovers is in state.c, vCPU threads in vcpu.c.
  */
 #include "vmm/internal.h"
+#include "vmm/wire.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -616,11 +617,28 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max)
 }
 
 /* hvc's first: how many they are is part of its state. */
-size_t vm_console_clients(struct vm *vm, int *fds, size_t max)
+size_t vm_connections(struct vm *vm, int *fds, size_t max)
 {
 	size_t n = vm->hvc ? console_clients(vm->hvc, fds, max) : 0;
 
-	return n + console_clients(vm->console, fds + n, max - n);
+	n += console_clients(vm->console, fds + n, max - n);
+	return n + window_files(vm, fds + n, max - n);
+}
+
+int vm_inherit_connections(struct vm *vm, struct wire_fds *fds, struct error *e)
+{
+	size_t lodgers = window_files_expected(vm), clients = fds->count - MIN(fds->count, lodgers);
+
+	for (size_t i = 0; i < clients; i++) {
+		int fd = wire_take_fd(fds, i);
+		struct stat st;
+
+		if (fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode))
+			vm_add_console_client(vm, fd);
+		else
+			close_fd(&fd);
+	}
+	return window_inherit(vm, fds, clients, e);
 }
 
 void vm_add_console_client(struct vm *vm, int fd)

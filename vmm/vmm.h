@@ -88,11 +88,17 @@ void vm_set_crashed(struct vm *vm, const char *why);
 uint64_t vm_first_run_ns(const struct vm *vm);
 uint64_t vm_created_ns(const struct vm *vm);
 size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
-size_t vm_console_clients(struct vm *vm, int *fds, size_t max);
+/* Descriptors that go with a captured VM, at most max; the VM's.  And at the other end, after vm_restore(): taken
+ * over in every case. */
+size_t vm_connections(struct vm *vm, int *fds, size_t max);
+struct wire_fds;
+int vm_inherit_connections(struct vm *vm, struct wire_fds *fds, struct error *e);
 void vm_add_console_client(struct vm *vm, int fd);
 
 /* Guests whose memory is in the beam window of this host VM, at most max; the strings are the VM's. */
 size_t vm_guests(const struct vm *vm, char **names, size_t max);
+/* Does it stand still because one of them is leaving? */
+bool vm_is_frozen(const struct vm *vm);
 /* A process in a guest hypervisor: runs the vCPUs of the VM that the other end of the stream `port`
  * describes, on memory of the window device at path `window`.  Returns the exit status. */
 int vm_back_process(int port, const char *window, const char *empty_dir);
@@ -156,7 +162,6 @@ void vm_unwatch(struct loop_source *s);
  * itself are answered here; any other goes to `other`.
  */
 struct control;
-struct wire_fds;
 
 /* Called locked for a request that is not about the VM itself.  Returns true if it has taken the
  * connection `fd` over (and will close it); false to have it answered with *e as the error, or, if

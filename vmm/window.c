@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { FAULTS_LOGGED = 8 };
@@ -23,7 +24,8 @@ struct extent {
 	struct vm *vm;
 	uint64_t offset, size; /* bytes */
 	char guest[64];
-	int lease;
+	int ram, lease; /* -1: still to come, of one that another process had */
+	unsigned int port;
 	struct loop_source *source;
 	bool fenced;
 };
@@ -62,6 +64,14 @@ static void freeze(struct extent *x)
 
 /* ---- leases */
 
+static void free_extent(struct extent *x)
+{
+	loop_remove(x->source);
+	close_fd(&x->lease);
+	close_fd(&x->ram);
+	free(x);
+}
+
 static void end_lease(struct extent *x)
 {
 	struct extent **at = &x->vm->window->first;
@@ -75,9 +85,7 @@ static void end_lease(struct extent *x)
 		vm_crash(x->vm, "%s", e.text);
 	}
 	thaw(x);
-	loop_remove(x->source);
-	close_fd(&x->lease);
-	free(x);
+	free_extent(x);
 }
 
 static void on_lease(void *ctx, uint32_t events)
@@ -122,13 +130,13 @@ static struct extent **find_gap(struct vm *vm, struct extent *x)
 	return vm->memory.window_size - start >= x->size ? at : NULL;
 }
 
-static int lodge(struct vm *vm, struct extent *x, int ram, struct error *e)
+static int lodge(struct vm *vm, struct extent *x, struct error *e)
 {
 	struct extent **at;
 
 	if (!vm->memory.window_size)
 		return error_set(e, "it is no guest hypervisor: it has no beam window");
-	x->size = memory_sealed_size(ram, e);
+	x->size = memory_sealed_size(x->ram, e);
 	if (!x->size)
 		return -1;
 	if (x->size % HUGE_PAGE)
@@ -138,7 +146,7 @@ static int lodge(struct vm *vm, struct extent *x, int ram, struct error *e)
 		return error_set(e, "window: no gap of %llu MiB is left in its %llu MiB",
 				 (unsigned long long)(x->size / MIB),
 				 (unsigned long long)(vm->memory.window_size / MIB));
-	if (memory_beam_in(&vm->memory, x->offset, x->size, ram, e))
+	if (memory_beam_in(&vm->memory, x->offset, x->size, x->ram, e))
 		return -1;
 	x->next = *at;
 	*at = x;
@@ -150,22 +158,20 @@ void window_beam_in(struct vm *vm, int fd, const Vmb__BeamInRequest *r, struct w
 	struct extent *x = xcalloc(1, sizeof(*x));
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__BeamInReply in = VMB__BEAM_IN_REPLY__INIT;
-	int ram = wire_take_fd(fds, 0), port = -1;
 	struct error e;
+	int port;
 
 	x->vm = vm;
 	x->lease = fd;
+	x->ram = wire_take_fd(fds, 0);
 	snprintf(x->guest, sizeof(x->guest), "%s", r->guest);
-	if (ram < 0 || lodge(vm, x, ram, &e)) {
-		control_reply_error(fd, "%s", ram < 0 ? "no memory came with the request" : e.text);
-		close(fd);
-		free(x);
-		close_fd(&ram);
+	if (x->ram < 0 || lodge(vm, x, &e)) {
+		control_reply_error(fd, "%s", x->ram < 0 ? "no memory came with the request" : e.text);
+		free_extent(x);
 		return;
 	}
-	close(ram);
 	x->source = loop_add(vm->loop, fd, EPOLLIN, on_lease, x);
-	port = virtio_ports_connect(vm, &e);
+	port = virtio_ports_connect(vm, &x->port, &e);
 	if (port < 0) {
 		control_reply_error(fd, "%s", e.text);
 		end_lease(x);
@@ -185,6 +191,11 @@ size_t vm_guests(const struct vm *vm, char **names, size_t max)
 	for (struct extent *x = vm->window ? vm->window->first : NULL; x && n < max; x = x->next)
 		names[n++] = x->guest;
 	return n;
+}
+
+bool vm_is_frozen(const struct vm *vm)
+{
+	return vm->frozen;
 }
 
 uint64_t window_faults(const struct vm *vm)
@@ -218,15 +229,114 @@ bool window_fault(struct vm *vm)
 	return !r;
 }
 
+/* ---- handover of the host VM */
+
+static size_t count(const struct vm *vm)
+{
+	size_t n = 0;
+
+	for (const struct extent *x = vm->window ? vm->window->first : NULL; x; x = x->next)
+		n++;
+	return n;
+}
+
+void window_state_get(const struct vm *vm, Vmb__VmState *s)
+{
+	s->lodgers = xcalloc(count(vm), sizeof(*s->lodgers));
+	for (const struct extent *x = vm->window ? vm->window->first : NULL; x; x = x->next) {
+		Vmb__LodgerState *l = xcalloc(1, sizeof(*l));
+
+		vmb__lodger_state__init(l);
+		l->guest = xstrdup(x->guest);
+		l->offset = x->offset;
+		l->port = x->port;
+		s->lodgers[s->n_lodgers++] = l;
+	}
+}
+
+size_t window_files(const struct vm *vm, int *fds, size_t max)
+{
+	size_t n = 0;
+
+	for (const struct extent *x = vm->window ? vm->window->first : NULL; x && n + 3 <= max; x = x->next) {
+		int port = virtio_ports_client(vm, x->port);
+
+		fds[n++] = x->ram;
+		fds[n++] = x->lease;
+		fds[n++] = port >= 0 ? port : x->ram; /* one that has closed: no socket */
+	}
+	return n;
+}
+
+int window_state_set(struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	struct extent **at = &window_of(vm)->first;
+
+	if (s->n_lodgers > HOST_PORTS || *at)
+		return error_set(e, "state: %zu guests in the window", s->n_lodgers);
+	for (size_t i = 0; i < s->n_lodgers; i++) {
+		struct extent *x = xcalloc(1, sizeof(*x));
+
+		x->vm = vm;
+		x->offset = s->lodgers[i]->offset;
+		x->port = s->lodgers[i]->port;
+		x->ram = x->lease = -1;
+		snprintf(x->guest, sizeof(x->guest), "%s", s->lodgers[i]->guest);
+		*at = x;
+		at = &x->next;
+	}
+	return 0;
+}
+
+size_t window_files_expected(const struct vm *vm)
+{
+	return 3 * count(vm);
+}
+
+static bool is_socket(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode);
+}
+
+int window_inherit(struct vm *vm, struct wire_fds *fds, size_t first, struct error *e)
+{
+	uint64_t end = 0;
+
+	for (struct extent *x = vm->window ? vm->window->first : NULL; x; x = x->next) {
+		int port;
+
+		x->ram = wire_take_fd(fds, first);
+		x->lease = wire_take_fd(fds, first + 1);
+		port = wire_take_fd(fds, first + 2);
+		first += 3;
+		x->size = memory_sealed_size(x->ram, e);
+		if (!is_socket(x->lease) ||
+		    (is_socket(port) && virtio_ports_inherit(vm, x->port, port))) {
+			close_fd(&port);
+			return error_set(e, "window: a connection that makes no sense");
+		}
+		if (!is_socket(port))
+			close_fd(&port);
+		if (!x->size || x->size % HUGE_PAGE || x->offset % HUGE_PAGE || x->offset < end ||
+		    x->size > vm->memory.window_size || x->offset > vm->memory.window_size - x->size)
+			return error_set(e, "window: a guest's memory that makes no sense");
+		end = x->offset + x->size;
+		if (memory_beam_in(&vm->memory, x->offset, x->size, x->ram, e))
+			return -1;
+		x->source = loop_add(vm->loop, x->lease, EPOLLIN, on_lease, x);
+	}
+	return 0;
+}
+
 void window_destroy(struct vm *vm)
 {
 	while (vm->window && vm->window->first) {
 		struct extent *x = vm->window->first;
 
 		vm->window->first = x->next;
-		loop_remove(x->source);
-		close_fd(&x->lease);
-		free(x);
+		free_extent(x);
 	}
 	free(vm->window);
 	vm->window = NULL;

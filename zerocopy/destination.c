@@ -171,13 +171,6 @@ static enum news await_capture(struct incoming *in)
 	return process_has_ended(in->source_pidfd, DEATH_MS) ? NEWS_SOURCE_DEAD : NEWS_GIVEN_UP;
 }
 
-static bool is_socket(int fd)
-{
-	struct stat st;
-
-	return !fstat(fd, &st) && S_ISSOCK(st.st_mode);
-}
-
 static int restore(struct incoming *in, struct error *e)
 {
 	Vmb__VmState *s = state_read(in->state, e);
@@ -187,9 +180,8 @@ static int restore(struct incoming *in, struct error *e)
 		return -1;
 	r = vm_restore(in->vm, s, e);
 	vmb__vm_state__free_unpacked(s, NULL);
-	for (size_t i = 0; i < in->clients.count; i++)
-		if (is_socket(in->clients.fd[i]))
-			vm_add_console_client(in->vm, wire_take_fd(&in->clients, i));
+	if (!r)
+		r = vm_inherit_connections(in->vm, &in->clients, e);
 	return r;
 }
 

@@ -19,7 +19,6 @@
 enum {
 	COMMIT_TIMEOUT_MS = 5000,  /* for the destination to restore and commit */
 	LEAVE_TIMEOUT_MS = 5000,   /* for it to start, once it has committed */
-	MAX_CONSOLE_CLIENTS = 8,
 };
 
 struct handover_source {
@@ -123,8 +122,8 @@ static int tell_captured(struct handover_source *s, struct error *e)
 {
 	Vmb__Link msg = VMB__LINK__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
-	int clients[MAX_CONSOLE_CLIENTS];
-	size_t n = vm_console_clients(s->vm, clients, MAX_CONSOLE_CLIENTS);
+	int clients[WIRE_MAX_FDS];
+	size_t n = vm_connections(s->vm, clients, WIRE_MAX_FDS);
 
 	msg.kind_case = VMB__LINK__KIND_CAPTURED;
 	msg.captured = &empty;
@@ -141,6 +140,8 @@ static int stop_and_capture(struct move *m, struct error *e)
 	vm_pause(s->vm);
 	if (vm_pending_event(s->vm))
 		return error_set(e, "%s", vm_pending_event(s->vm));
+	if (vm_is_frozen(s->vm))
+		return error_set(e, "a guest VM is just leaving it");
 	end_phase(m);
 	if (fault_point("source.paused"))
 		return error_set(e, "fault injected");
@@ -375,8 +376,6 @@ static void send_offer(struct handover_source *s, int fd, const char *blocker)
 static const char *find_blocker(const struct handover_source *s, const Vmb__HandoverRequest *r,
 				struct error *e)
 {
-	char *guest;
-
 	if (s->driver >= 0)
 		error_set(e, "it is being moved already");
 	else if (!s->owner)
@@ -385,8 +384,8 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 		error_set(e, "it has crashed: %s", vm_crash_reason(s->vm));
 	else if (vm_pending_event(s->vm))
 		error_set(e, "%s", vm_pending_event(s->vm));
-	else if (vm_guests(s->vm, &guest, 1))
-		error_set(e, "guest VMs run in it (%s)", guest);
+	else if (vm_is_frozen(s->vm))
+		error_set(e, "a guest VM is just leaving it");
 	else if (r->state_version + 1 < STATE_VERSION + 1)
 		error_set(e, "its state has version %d; the destination reads up to %u",
 			  STATE_VERSION, r->state_version);
