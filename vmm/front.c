@@ -13,7 +13,6 @@
 #include "vmm/internal.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -316,7 +315,7 @@ static int take_lease(struct front *f, int lease, struct error *e)
 	}
 	vmb__reply__free_unpacked(reply, NULL);
 	wire_close_fds(&fds);
-	if (f->port.fd < 0 || fcntl(f->port.fd, F_SETFL, O_NONBLOCK))
+	if (f->port.fd < 0)
 		return error_set(e, "hypervisor %s: its process made no sense", vm->config->placement);
 	return 0;
 }

@@ -298,7 +298,7 @@ int virtio_ports_connect(struct vm *vm, unsigned int *id, struct error *e)
 
 		if (!p->guest_open || p->spent || p->fd >= 0)
 			continue;
-		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair))
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
 			return error_set_errno(e, "socketpair");
 		p->spent = true;
 		p->taken = 0;
