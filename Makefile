@@ -85,9 +85,9 @@ deps:                                     ## install the Debian packages that ar
 		--no-install-recommends $$missing >/dev/null; fi
 
 .PHONY: demo
-demo:                                     ## ten handovers of a Debian guest under load; installs what it needs
+demo:                                     ## a guest hypervisor is rejuvenated under load; installs what it needs
 	$(Q)$(MAKE) --no-print-directory deps
-	$(Q)$(MAKE) --no-print-directory build lab-kernel guest-debian guest-tools
+	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor guest-debian guest-tools
 	$(Q)tests/demo.sh
 
 .PHONY: lint

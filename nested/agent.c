@@ -18,6 +18,7 @@
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
@@ -299,11 +300,25 @@ static void fill_health(Vmb__AgentHealth *health)
 	health->available = (uint64_t)(si.freeram + si.bufferram) * si.mem_unit;
 }
 
+/* Never given back: that is what it is for.  Some is left, or the kernel would end the guests. */
+static int leak(uint64_t bytes)
+{
+	struct sysinfo si = {.mem_unit = 1};
+	void *p;
+
+	sysinfo(&si);
+	if (bytes > (uint64_t)si.freeram * si.mem_unit / 8 * 7)
+		return -1;
+	p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	return p == MAP_FAILED ? -1 : 0;
+}
+
 static void answer(struct agent *a, const Vmb__AgentMessage *question)
 {
 	Vmb__AgentMessage m = VMB__AGENT_MESSAGE__INIT;
 	Vmb__AgentHello hello = VMB__AGENT_HELLO__INIT;
 	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
+	Vmb__Empty done = VMB__EMPTY__INIT;
 	struct utsname u;
 	struct error e;
 
@@ -319,6 +334,12 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		fill_health(&health);
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
 		m.health = &health;
+		break;
+	case VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST:
+		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;
+		m.done = &done;
+		if (leak(question->leak_request))
+			m.error = (char *)(uintptr_t) "so much memory is not there";
 		break;
 	default:
 		m.error = (char *)(uintptr_t) "the agent does not know this question";

@@ -289,13 +289,31 @@ static int hypervisor_list(int argc, char **argv)
 	return EXIT_OK;
 }
 
+/* For tests and demonstrations: it ages at once. */
+static int hypervisor_leak(int argc, char **argv)
+{
+	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
+	struct error e;
+
+	if (argc != 3 || parse_size(argv[2], &question.leak_request, &e))
+		return cli_usage("hypervisor leak: a name and a size are expected");
+	question.kind_case = VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST;
+	m = agent_ask(argv[1], &question, HEALTH_MS, &e);
+	if (!m)
+		return cli_fail("%s: %s", argv[1], e.text);
+	vmb__agent_message__free_unpacked(m, NULL);
+	return EXIT_OK;
+}
+
 int hypervisor_main(int argc, char **argv)
 {
+	if (argc >= 2 && !strcmp(argv[1], "leak"))
+		return hypervisor_leak(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "list"))
 		return hypervisor_list(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "start"))
 		return start_main(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "stop"))
 		return stop_main(argc - 1, argv + 1);
-	return cli_usage("hypervisor: start, stop or list is expected");
+	return cli_usage("hypervisor: start, stop, list or leak is expected");
 }

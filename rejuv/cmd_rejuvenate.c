@@ -153,23 +153,23 @@ static int verify(const char *guest, const char *place, struct error *e)
 
 	do {
 		Vmb__Reply *reply;
-		uint64_t exits = 0;
+		uint64_t ran = 0;
 		bool there, runs, paused;
 
 		if (vm_info(guest, &reply, e))
 			return -1;
-		for (size_t i = 0; i < reply->info->n_exits; i++)
-			exits += reply->info->exits[i];
+		for (size_t i = 0; i < reply->info->n_cpu_ns; i++)
+			ran += reply->info->cpu_ns[i];
 		there = !strcmp(reply->info->config->placement, place);
 		runs = reply->info->state == VMB__RUN_STATE__RUN_STATE_RUNNING;
 		paused = reply->info->state == VMB__RUN_STATE__RUN_STATE_PAUSED;
 		vmb__reply__free_unpacked(reply, NULL);
 		if (!there || (!runs && !paused))
 			return error_set(e, "it does not run in %s", place);
-		if (paused || (seen && exits > first))
+		if (paused || (seen && ran > first))
 			return 0;
 		if (!seen)
-			first = exits;
+			first = ran;
 		seen = true;
 		poll(NULL, 0, LOOK_MS);
 	} while (clock_ns() < deadline);

@@ -1,79 +1,94 @@
 #!/bin/sh
-# demo.sh: what `make demo` shows: a Debian guest whose redis is under steady load is handed to a fresh
-# VMM ten times.  Run in the lab where there is no /dev/kvm, and right here where there is.
+# demo.sh: what `make demo` shows: two guest VMs, redis and nginx under steady load from outside, in a guest
+# hypervisor that leaks; one `vmbeam rejuvenate`, while the load goes on.  Run in the lab where there is
+# no /dev/kvm, and right here where there is.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 TOP=$(pwd)
 if [ "${1:-}" != inside ]; then
 	[ -c /dev/kvm ] || echo "no /dev/kvm here: all of it runs in an emulated machine, so times are emulated"
-	exec build/vmbeam lab --memory 4G -- env HANDOVERS="${HANDOVERS:-}" sh tests/demo.sh inside
+	exec build/vmbeam lab --memory 6G -- sh tests/demo.sh inside
 fi
 export PATH=$TOP/build:$TOP/build/guests:$PATH
-N=${HANDOVERS:-10}
 T=$(mktemp -d)
 . tests/lab/lib.sh
+GUESTS="redis nginx"
 cleanup() {
-	[ -z "${load:-}" ] || kill "$load" 2>/dev/null
-	vmbeam stop demo --force 2>/dev/null
-	ip link del vmbeam-demo 2>/dev/null
+	for g in $GUESTS; do
+		[ ! -f "$T/$g.pid" ] || kill "$(cat "$T/$g.pid")" 2>/dev/null
+		vmbeam stop $g --force 2>/dev/null
+		ip link del vmbeam-$g 2>/dev/null
+	done
+	vmbeam stop hv-a --force 2>/dev/null
+	vmbeam stop hv-a.new --force 2>/dev/null
 	rm -rf "$T"
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
-
-make_tap vmbeam-demo 10.97.0.1/24
-echo "starting a Debian guest (redis, nginx) with 512 MiB and 2 vCPUs ..."
-vmbeam run demo --kernel build/lab/vmlinux --initrd build/guests/debian-initrd.cpio --memory 512M --cpus 2 \
-	--disk build/guests/debian.img,ro --net tap=vmbeam-demo --serial "$T/serial" --detach \
-	--append "console=ttyS0 quiet guest.ip=10.97.0.2/24" || exit 1
-s=0
-until grep -qs "guest ready" "$T/serial"; do
-	sleep 1
-	s=$((s + 1))
-	[ $((s % 5)) != 0 ] || echo "  booting, $s s"
-	[ $s -lt 120 ] || fail "the guest did not boot: $(tail -n 5 "$T/serial")"
-done
-echo "  up after $s s; 100 requests a second to its redis from outside from now on"
-redisload 10.97.0.2 --rate 100 --clients 4 --json >"$T/load" 2>"$T/load.err" &
-load=$!
-sleep 3
-kill -USR1 $load
-sleep 1
-# Of the last line of JSON that the load printed.
+# What is under way says so at least every 5 s.
+during() {
+	s=0
+	while ! eval "$2"; do
+		sleep 1
+		s=$((s + 1))
+		[ $((s % 5)) != 0 ] || echo "  $1, $s s"
+		[ $s -lt 240 ] || fail "$1: not within $s s"
+	done
+}
+# Of the last line of JSON that a load printed.
 field() {
-	tail -n 1 "$T/load" | sed "s/.*\"$1\": *\([-0-9.]*\).*/\1/"
+	tail -n 1 "$T/$1.load" | sed "s/.*\"$2\": *\([-0-9.]*\).*/\1/"
 }
-ms() {
-	awk "BEGIN { printf \"%.$2f\", $1 / 1e6 }"
-}
-failed=0 requests=0 i=0
-while [ $i -lt "$N" ]; do
+
+echo "starting a guest hypervisor (hv-a, 1 GiB) ..."
+vmbeam hypervisor start hv-a --memory 1G --window 8G | head -n 1
+i=0
+for g in $GUESTS; do
 	i=$((i + 1))
-	lines=$(wc -l <"$T/load")
-	vmbeam migrate demo --to fresh --json >"$T/move" || fail "handover $i: $(cat "$T/move")"
-	sleep 1
-	kill -USR1 $load || fail "the load has ended: $(cat "$T/load" "$T/load.err")"
-	wait_for 10 sh -c "[ \$(wc -l <'$T/load') -gt $lines ]"
-	f=$(field failures) r=$(field requests)
-	failed=$((failed + f)) requests=$((requests + r))
-	printf 'handover %2d/%d: %d MiB, total %s ms, downtime %s ms, copied %d bytes; %d requests meanwhile, %d failed\n' \
-		$i "$N" $(($(json "$T/move" memory_bytes) / 1048576)) "$(ms "$(json "$T/move" total_ns)" 0)" \
-		"$(ms "$(json "$T/move" downtime_ns)" 1)" "$(json "$T/move" bytes_sent)" "$r" "$f"
-	json "$T/move" total_ns >>"$T/totals"
-	json "$T/move" downtime_ns >>"$T/downtimes"
+	make_tap vmbeam-$g 10.97.$i.1/24
+	echo "starting $g, a Debian guest with 256 MiB, in hv-a ..."
+	vmbeam run $g --in hv-a --kernel build/lab/vmlinux --initrd build/guests/debian-initrd.cpio --memory 256M \
+		--disk build/guests/debian.img,ro --net tap=vmbeam-$g --serial "$T/$g.serial" --detach \
+		--append "console=ttyS0 quiet guest.ip=10.97.$i.2/24" || exit 1
 done
-kill -TERM $load
-wait $load
-status=$?
-load=
-summary=$(tail -n 1 "$T/load")
-range() {
-	sort -n "$1" | awk -v d="$2" '{ v[NR] = $1 / 1e6 } END { printf "%8.*f %8.*f %8.*f", d, v[1], d, NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2, d, v[NR] }'
+during "booting" 'grep -qs "guest ready" "$T/redis.serial" && grep -qs "guest ready" "$T/nginx.serial"'
+echo "both are up; 10 requests a second to each from outside from now on"
+redisload 10.97.1.2 --rate 10 --clients 2 --json >"$T/redis.load" 2>"$T/redis.err" &
+echo $! >"$T/redis.pid"
+httpload 10.97.2.2 --rate 10 --clients 2 --json >"$T/nginx.load" 2>"$T/nginx.err" &
+echo $! >"$T/nginx.pid"
+sleep 5
+echo "hv-a ages: it loses 500 MiB"
+vmbeam hypervisor leak hv-a 500M || exit 1
+vmbeam hypervisor list
+echo "vmbeam rejuvenate hv-a"
+vmbeam rejuvenate hv-a --json >"$T/rejuvenation" &
+pid=$!
+during "starting a fresh hypervisor beside it, moving the guests" '! kill -0 $pid 2>/dev/null'
+wait $pid || fail "rejuvenate: $(cat "$T/rejuvenation")"
+sleep 5
+lost=0
+for g in $GUESTS; do
+	load=$(cat "$T/$g.pid")
+	rm "$T/$g.pid"
+	kill -TERM "$load"
+	wait "$load" || lost=1
+done
+vmbeam hypervisor list
+# One guest's part of the report.
+of() {
+	awk -v vm="$1" -v key="\"$2\":" '$1 == "\"vm\":" { here = $2 == "\"" vm "\"," } here && $1 == key && !done { sub(",", "", $2); print $2; done = 1 }' "$T/rejuvenation"
 }
 echo
-echo "                       min   median      max"
-echo "total, ms         $(range "$T/totals" 1)"
-echo "downtime, ms      $(range "$T/downtimes" 1)"
-echo "requests          $requests, failed $failed"
-echo "memory copied     none: 512 MiB were remapped $N times"
-[ $status = 0 ] && [ $failed = 0 ] || fail "requests were lost: $summary"
+printf '%-8s %11s %14s %14s %10s %8s\n' guest "total, ms" "downtime, ms" "copied, bytes" requests failed
+for g in $GUESTS; do
+	printf '%-8s %11.1f %14.1f %14d %10d %8d\n' $g "$(of $g total_ns | awk '{ print $1 / 1e6 }')" \
+		"$(of $g downtime_ns | awk '{ print $1 / 1e6 }')" "$(of $g bytes_sent)" "$(field $g requests)" "$(field $g failures)"
+	[ "$(field $g failures)" = 0 ] || lost=1
+done
+echo
+mib() {
+	echo $(($(json "$T/rejuvenation" "$1") / 1048576)) MiB
+}
+echo "free memory of the hypervisor: $(mib available_before_bytes) before, $(mib available_after_bytes) after"
+[ $lost = 0 ] || fail "requests were lost: $(tail -n 1 "$T/redis.load") $(tail -n 1 "$T/nginx.load")"

@@ -75,7 +75,7 @@ static void reply_info(struct session *s)
 	struct vm *vm = s->control->vm;
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
-	uint64_t exits[MAX_VCPUS];
+	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS];
 	char *guests[HOST_PORTS];
 	struct stat st;
 
@@ -85,8 +85,13 @@ static void reply_info(struct session *s)
 	info.uptime_ns = clock_ns() - vm->created_ns;
 	info.state_version = STATE_VERSION;
 	info.exits = exits;
-	info.n_exits = vm->front ? front_exit_counts(vm, exits, MAX_VCPUS)
-				 : vm_exit_counts(vm, exits, MAX_VCPUS);
+	info.cpu_ns = cpu_ns;
+	if (vm->front) {
+		info.n_exits = info.n_cpu_ns = front_counts(vm, exits, cpu_ns, MAX_VCPUS);
+	} else {
+		info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
+		info.n_cpu_ns = vm_cpu_times(vm, cpu_ns, MAX_VCPUS);
+	}
 	info.detail = vm->crash;
 	info.first_run_ns = vm->first_run_ns;
 	info.handovers = vm->handovers;

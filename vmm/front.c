@@ -128,7 +128,8 @@ static int on_serial(struct front *f, const Vmb__SerialBytes *s, struct error *e
 	if (s->data.len > f->credit || s->data.len > RELAY_SIZE - f->tx_len ||
 	    s->credit > CONSOLE_WAITING - f->room)
 		return error_set(e, "more on the serial line than was agreed");
-	memcpy(f->tx + f->tx_len, s->data.data, s->data.len);
+	if (s->data.len)
+		memcpy(f->tx + f->tx_len, s->data.data, s->data.len);
 	f->tx_len += s->data.len;
 	f->credit -= s->data.len;
 	f->room += s->credit;
@@ -429,7 +430,7 @@ void front_power_button(struct vm *vm)
 		log_line("%s: power button: %s", vm->config->name, e.text);
 }
 
-size_t front_exit_counts(struct vm *vm, uint64_t *counts, size_t max)
+size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max)
 {
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
@@ -443,8 +444,10 @@ size_t front_exit_counts(struct vm *vm, uint64_t *counts, size_t max)
 	if (!answer)
 		return 0;
 	if (answer->kind_case == VMB__FRONT_EVENT__KIND_INFO)
-		for (; n < MIN(answer->info->n_exits, max); n++)
-			counts[n] = answer->info->exits[n];
+		for (; n < MIN(MIN(answer->info->n_exits, answer->info->n_cpu_ns), max); n++) {
+			exits[n] = answer->info->exits[n];
+			cpu_ns[n] = answer->info->cpu_ns[n];
+		}
 	vmb__front_event__free_unpacked(answer, NULL);
 	return n;
 }

@@ -128,7 +128,8 @@ bool front_is_suspended(const struct vm *vm);
 int front_fence(struct vm *vm, struct error *e);
 void front_unfence(struct vm *vm);
 void front_power_button(struct vm *vm);
-size_t front_exit_counts(struct vm *vm, uint64_t *counts, size_t max);
+/* Exits and CPU times of the vCPUs, each at most max; returns how many there are. */
+size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max);
 void front_msi(struct vm *vm, uint64_t address, uint32_t data);
 /* address 0: the guest's writes there are not to be told any more. */
 void front_doorbell(struct vm *vm, unsigned int index, uint64_t address);

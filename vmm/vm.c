@@ -616,6 +616,21 @@ size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max)
 	return n;
 }
 
+size_t vm_cpu_times(const struct vm *vm, uint64_t *ns, size_t max)
+{
+	size_t n = MIN(max, (size_t)vm->nvcpus);
+
+	for (size_t i = 0; i < n; i++) {
+		struct timespec ts = {0};
+		clockid_t id;
+
+		if (vm->vcpus[i].started && !pthread_getcpuclockid(vm->vcpus[i].thread, &id))
+			clock_gettime(id, &ts);
+		ns[i] = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	}
+	return n;
+}
+
 /* hvc's first: how many they are is part of its state. */
 size_t vm_connections(struct vm *vm, int *fds, size_t max)
 {

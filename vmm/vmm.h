@@ -87,6 +87,8 @@ const char *vm_crash_reason(const struct vm *vm);
 void vm_set_crashed(struct vm *vm, const char *why);
 uint64_t vm_first_run_ns(const struct vm *vm);
 uint64_t vm_created_ns(const struct vm *vm);
+/* Per vCPU: CPU time of its thread, ns. */
+size_t vm_cpu_times(const struct vm *vm, uint64_t *ns, size_t max);
 size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
 /* Descriptors that go with a captured VM, at most max; the VM's.  And at the other end, after vm_restore(): taken
  * over in every case. */

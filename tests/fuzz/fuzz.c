@@ -289,12 +289,13 @@ static void mutate_bytes(struct arena *a, ProtobufCBinaryData *b)
 
 static void mutate_string(struct arena *a, char **s)
 {
-	ProtobufCBinaryData b = {strlen(*s), (uint8_t *)*s};
+	ProtobufCBinaryData b = {*s ? strlen(*s) : 0, (uint8_t *)*s};
 	char *copy;
 
 	mutate_bytes(a, &b);
 	copy = arena_alloc(a, b.len + 1);
-	memcpy(copy, b.data, b.len);
+	if (b.len)
+		memcpy(copy, b.data, b.len);
 	*s = copy;
 }
 

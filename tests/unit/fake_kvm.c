@@ -673,6 +673,7 @@ struct vm *make_vm(const struct vm_spec *s, struct vm_ends *ends)
 	c.balloon = s->balloon;
 	c.virtio_console = s->virtio_console;
 	c.window = s->window;
+	c.placement = (char *)(uintptr_t)(s->placement ? s->placement : "");
 	disk.path = (char *)(uintptr_t) "disk";
 	disk.read_only = s->read_only;
 	net.tap = (char *)(uintptr_t) "tap";

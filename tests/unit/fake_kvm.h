@@ -82,7 +82,7 @@ struct vm_spec {
 	unsigned int cpus, disks, nets;
 	bool read_only, debug_exit, rng, balloon, virtio_console;
 	uint64_t disk_size;	  /* 1 MiB if 0 */
-	const char *append;
+	const char *append, *placement;
 	int kernel, initrd; /* descriptors, taken over; 0: none */
 	unsigned int nmodules;
 	int modules[VM_MAX_MODULES];
