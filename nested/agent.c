@@ -43,6 +43,7 @@ struct agent {
 	struct guest_port port[VM_HOST_PORTS];
 	size_t nports;
 	int epoll, deaths; /* signalfd */
+	bool hostile; /* as tests want it */
 	struct channel channel;
 	Vmb__Phase phases[MAX_PHASES], *phase_ptrs[MAX_PHASES];
 	size_t nphases;
@@ -222,7 +223,7 @@ static void start_guest(struct agent *a, struct guest_port *p)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	dup2(p->fd, GUEST_PORT_FD);
 	close_range(GUEST_PORT_FD + 1, ~0u, 0);
-	_exit(vm_back_process(GUEST_PORT_FD, "/dev/dax0.0", "/run/empty"));
+	_exit(vm_back_process(GUEST_PORT_FD, "/dev/dax0.0", "/run/empty", a->hostile));
 }
 
 static void reap(struct agent *a)
@@ -334,6 +335,11 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		fill_health(&health);
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
 		m.health = &health;
+		break;
+	case VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST:
+		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;
+		m.done = &done;
+		a->hostile = true;
 		break;
 	case VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST:
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;

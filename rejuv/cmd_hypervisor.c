@@ -289,15 +289,21 @@ static int hypervisor_list(int argc, char **argv)
 	return EXIT_OK;
 }
 
-/* For tests and demonstrations: it ages at once. */
-static int hypervisor_leak(int argc, char **argv)
+/* For tests and demonstrations: it ages at once, or does not let go of a guest that has left. */
+static int hypervisor_test(int argc, char **argv)
 {
+	Vmb__Empty empty = VMB__EMPTY__INIT;
 	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
 	struct error e;
 
-	if (argc != 3 || parse_size(argv[2], &question.leak_request, &e))
-		return cli_usage("hypervisor leak: a name and a size are expected");
-	question.kind_case = VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST;
+	if (argc == 2 && !strcmp(argv[0], "hostile")) {
+		question.kind_case = VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST;
+		question.hostile_request = &empty;
+	} else if (argc == 3 && !parse_size(argv[2], &question.leak_request, &e)) {
+		question.kind_case = VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST;
+	} else {
+		return cli_usage("hypervisor %s: a name, and a size of what leaks, are expected", argv[0]);
+	}
 	m = agent_ask(argv[1], &question, HEALTH_MS, &e);
 	if (!m)
 		return cli_fail("%s: %s", argv[1], e.text);
@@ -307,8 +313,8 @@ static int hypervisor_leak(int argc, char **argv)
 
 int hypervisor_main(int argc, char **argv)
 {
-	if (argc >= 2 && !strcmp(argv[1], "leak"))
-		return hypervisor_leak(argc - 1, argv + 1);
+	if (argc >= 2 && (!strcmp(argv[1], "leak") || !strcmp(argv[1], "hostile")))
+		return hypervisor_test(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "list"))
 		return hypervisor_list(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "start"))

@@ -31,7 +31,7 @@ static const struct command {
 	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
-	 "             | list [--json] | leak NAME SIZE (for tests)"},
+	 "             | list [--json] | leak NAME SIZE | hostile NAME (both for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--dry-run] [--no-warm] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},

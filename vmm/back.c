@@ -39,7 +39,7 @@ struct back {
 	struct loop_source *source;
 	uint32_t watching;
 	int quiet; /* eventfd: a vCPU has left the guest */
-	bool gone;
+	bool gone, hostile;
 	uint64_t last_id;
 	unsigned int pci_devices;
 	struct reader *readers;
@@ -50,6 +50,17 @@ struct back {
 
 /* ---- sending */
 
+static void run_on(struct back *b)
+{
+	loop_remove(b->source);
+	b->source = NULL;
+	close(b->port.fd);
+	vcpus_resume(b->vm);
+	for (uint64_t at = 0; at < b->vm->memory.size; at += 4096)
+		b->vm->memory.base[at] ^= 0xff;
+	log_line("%s: hostile: it has written to memory that is not its own any more", b->vm->config->name);
+}
+
 static void go(struct back *b, const char *why)
 {
 	if (b->gone)
@@ -59,7 +70,10 @@ static void go(struct back *b, const char *why)
 	for (struct reader *r = b->readers; r; r = r->next)
 		r->done = true;
 	pthread_cond_broadcast(&b->answered);
-	vm_stop(b->vm);
+	if (b->hostile)
+		run_on(b);
+	else
+		vm_stop(b->vm);
 }
 
 static void update_watch(struct back *b)
@@ -516,7 +530,7 @@ static int build(struct back *b, const Vmb__BackBuild *how, const char *window, 
 	return vm_start(b->vm, empty_dir, e);
 }
 
-int vm_back_process(int port, const char *window, const char *empty_dir)
+int vm_back_process(int port, const char *window, const char *empty_dir, bool hostile)
 {
 	struct back *b = xcalloc(1, sizeof(*b));
 	Vmb__FrontCall *c;
@@ -528,6 +542,7 @@ int vm_back_process(int port, const char *window, const char *empty_dir)
 	frames_init(&b->port, port);
 	pthread_cond_init(&b->answered, NULL);
 	b->credit = CONSOLE_TX;
+	b->hostile = hostile;
 	b->quiet = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	for (size_t i = 0; i < MAX_DOORBELLS; i++)
 		b->doorbell[i].fd = -1;

@@ -102,8 +102,9 @@ size_t vm_guests(const struct vm *vm, char **names, size_t max);
 /* Does it stand still because one of them is leaving? */
 bool vm_is_frozen(const struct vm *vm);
 /* A process in a guest hypervisor: runs the vCPUs of the VM that the other end of the stream `port`
- * describes, on memory of the window device at path `window`.  Returns the exit status. */
-int vm_back_process(int port, const char *window, const char *empty_dir);
+ * describes, on memory of the window device at path `window`.  Returns the exit status.
+ * hostile, for tests: when it is told to go it writes to the memory it had and lets the vCPUs run. */
+int vm_back_process(int port, const char *window, const char *empty_dir, bool hostile);
 /* Starts the vCPUs, if may_run() (below) agrees.  Locked. */
 void vm_resume(struct vm *vm);
 /* Asked each time before vCPUs are let into the guest: does this process have the VM? */

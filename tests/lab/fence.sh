@@ -1,0 +1,37 @@
+# A guest hypervisor that does not let go: it writes to the memory of a guest that has left it and lets the
+# old vCPUs run.  Not one byte of the guest changes; the hypervisor's other guest keeps ticking, and it can be
+# moved on.  The host VM's process is killed in the end: its guest has crashed, with its memory kept.
+check "hv-a" vmbeam hypervisor start hv-a --memory 1G --window 4G >hv-a.txt
+check "hv-b" vmbeam hypervisor start hv-b --memory 1G --window 4G >hv-b.txt
+check "hostile" vmbeam hypervisor hostile hv-a
+start_beat g g.log "beat.tick=1000 beat.mem=64M" --in hv-a --memory 256M
+start_beat other other.log "beat.tick=1000 beat.rate=1M" --in hv-a --memory 256M
+check "pause" vmbeam pause g
+check "move" vmbeam migrate g --to hv-b --json >move.json
+[ "$(state_of g)" = paused ] || fail "g is $(state_of g)"
+check "first dump" vmbeam dump g --out first
+faults() {
+	[ "$(vmbeam info hv-a --json | sed -n 's/.*"window_faults": \([0-9]*\).*/\1/p')" -gt 0 ]
+}
+wait_for 20 faults
+before=$(grep -c '^tick' other.log)
+sleep 5
+check "second dump" vmbeam dump g --out second
+cmp first second || fail "the memory of a guest that has left was changed"
+after=$(grep -c '^tick' other.log)
+[ "$after" -gt "$before" ] || fail "the other guest does not tick"
+check "resume" vmbeam resume g
+ticks=$(grep -c '^tick' g.log)
+sleep 4
+[ "$(grep -c '^tick' g.log)" -gt "$ticks" ] || fail "the guest does not tick where it went"
+check "the other one is moved too" vmbeam migrate other --to host --json >move2.json
+vmbeam hypervisor list >list.txt
+grep -q "hv-a *ready" list.txt || fail "hv-a does not answer: $(cat list.txt)"
+pid=$(vmbeam info hv-b --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+kill -9 "$pid"
+wait_for 20 in_state g crashed
+check "its memory is kept" vmbeam dump g --out third
+check "stop" vmbeam stop g
+check "power off" vmbeam stop other --timeout 60
+check "memory, clock and serial" beatcheck --min ticks=5 other.log >verdict
+echo "= $(vmbeam info hv-a --json | sed -n 's/.*"window_faults": \([0-9]*\).*/\1/p') faults; the other guest: $(cat verdict)"
