@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -539,6 +540,7 @@ int vm_back_process(int port, const char *window, const char *empty_dir, bool ho
 	int status;
 
 	fcntl(port, F_SETFL, O_NONBLOCK);
+	signal(SIGPIPE, SIG_IGN);
 	frames_init(&b->port, port);
 	pthread_cond_init(&b->answered, NULL);
 	b->credit = CONSOLE_TX;

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -188,6 +189,7 @@ static void become_vmm(int link)
 	int null = open("/dev/null", O_RDWR);
 
 	setsid();
+	signal(SIGPIPE, SIG_IGN); /* a stream whose other end has gone is an error like any other */
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
 	dup2(link, VMM_LINK_FD);
