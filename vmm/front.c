@@ -39,6 +39,7 @@ struct front {
 	bool resumed;	/* it runs, as far as this half knows */
 	bool fenced;
 	Vmb__VmState *held; /* of a suspended VM */
+	Vmb__BackInfo *told; /* NULL until it has been */
 	/* The serial line: what came and no client has had yet, and what may be sent each way. */
 	uint8_t tx[RELAY_SIZE];
 	size_t tx_len, credit, room;
@@ -147,7 +148,7 @@ static void on_end(struct front *f, const Vmb__EndReply *end)
 		vm_end(f->vm, VM_END_SHUTDOWN, 0);
 }
 
-static int handle(struct front *f, const Vmb__FrontEvent *ev, struct error *e)
+static int handle(struct front *f, Vmb__FrontEvent *ev, struct error *e)
 {
 	switch (ev->kind_case) {
 	case VMB__FRONT_EVENT__KIND_ACCESS:
@@ -160,6 +161,12 @@ static int handle(struct front *f, const Vmb__FrontEvent *ev, struct error *e)
 		return on_serial(f, ev->serial, e);
 	case VMB__FRONT_EVENT__KIND_END:
 		on_end(f, ev->end);
+		return 0;
+	case VMB__FRONT_EVENT__KIND_INFO:
+		if (f->told)
+			vmb__back_info__free_unpacked(f->told, NULL);
+		f->told = ev->info;
+		ev->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
 		return 0;
 	case VMB__FRONT_EVENT__KIND_CRASHED:
 		return error_set(e, "%.150s", ev->crashed);
@@ -374,6 +381,8 @@ void front_destroy(struct vm *vm)
 	frames_free(&f->port);
 	if (f->held)
 		vmb__vm_state__free_unpacked(f->held, NULL);
+	if (f->told)
+		vmb__back_info__free_unpacked(f->told, NULL);
 	free(f);
 	vm->front = NULL;
 }
@@ -430,25 +439,21 @@ void front_power_button(struct vm *vm)
 		log_line("%s: power button: %s", vm->config->name, e.text);
 }
 
+/* What was told last; what is now is asked for: whoever wants to see progress asks again. */
 size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max)
 {
+	struct front *f = vm->front;
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
-	Vmb__FrontEvent *answer;
-	struct error e;
-	size_t n = 0;
+	size_t n = f->told ? MIN(MIN(f->told->n_exits, f->told->n_cpu_ns), max) : 0;
 
+	for (size_t i = 0; i < n; i++) {
+		exits[i] = f->told->exits[i];
+		cpu_ns[i] = f->told->cpu_ns[i];
+	}
 	c.kind_case = VMB__FRONT_CALL__KIND_INFO;
 	c.info = &empty;
-	answer = ask(vm->front, &c, &e);
-	if (!answer)
-		return 0;
-	if (answer->kind_case == VMB__FRONT_EVENT__KIND_INFO)
-		for (; n < MIN(MIN(answer->info->n_exits, answer->info->n_cpu_ns), max); n++) {
-			exits[n] = answer->info->exits[n];
-			cpu_ns[n] = answer->info->cpu_ns[n];
-		}
-	vmb__front_event__free_unpacked(answer, NULL);
+	tell(f, &c);
 	return n;
 }
 

@@ -100,6 +100,8 @@ static void tell(struct ports *ps, unsigned int id, uint16_t event, uint16_t val
 	send_pending(ps);
 }
 
+static void disconnect(struct port *p);
+
 static void hear(struct ports *ps, const struct virtio_console_control *c)
 {
 	struct port *p = c->id < HOST_PORTS ? &ps->port[c->id] : NULL;
@@ -110,8 +112,11 @@ static void hear(struct ports *ps, const struct virtio_console_control *c)
 	if (!p || c->event != VIRTIO_CONSOLE_PORT_OPEN)
 		return;
 	p->guest_open = c->value == 1;
-	if (!p->guest_open)
-		p->spent = p->fd >= 0;
+	if (p->guest_open)
+		return;
+	if (p->fd >= 0)
+		disconnect(p); /* nobody listens there any more */
+	p->spent = false;
 }
 
 static void control_kicked(struct ports *ps)
