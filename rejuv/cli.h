@@ -32,8 +32,8 @@ int vm_info(const char *name, Vmb__Reply **reply, struct error *e);
 /* A placement (VmConfig) as users know it. */
 const char *cli_placement(const char *placement);
 
-/* Is there memory for a host VM like this? */
-int hypervisor_admit(const Vmb__VmConfig *c, struct error *e);
+/* Is there memory for a host VM like this, or for a guest VM that is to run in one? */
+int memory_admit(const Vmb__VmConfig *c, struct error *e);
 /* Starts a guest hypervisor and waits until it is ready for guests: its hello, or NULL with *e set and nothing
  * left of it. */
 Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t cpus, uint64_t window,

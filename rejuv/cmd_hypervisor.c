@@ -61,11 +61,11 @@ static uint64_t largest_window(uint64_t memory)
 }
 
 /* L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
-int hypervisor_admit(const Vmb__VmConfig *c, struct error *e)
+int memory_admit(const Vmb__VmConfig *c, struct error *e)
 {
 	uint64_t need = c->memory + c->window / 400, have = available_memory();
 
-	if (c->window > largest_window(c->memory))
+	if (c->window && c->window > largest_window(c->memory))
 		return error_set(e, "window: %llu MiB of memory suffice for %llu MiB, not %llu",
 				 (unsigned long long)(c->memory / MIB),
 				 (unsigned long long)(largest_window(c->memory) / MIB),
@@ -184,7 +184,7 @@ Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t
 	c.rng = c.virtio_console = true;
 	if (!strcmp(name, "host") || !strcmp(name, "fresh"))
 		error_set(e, "'%s' means another place", name);
-	else if (c.initrd && !vm_config_validate(&c, e) && !hypervisor_admit(&c, e) &&
+	else if (c.initrd && !vm_config_validate(&c, e) && !memory_admit(&c, e) &&
 		 !vm_launch(&c, false, NULL, e)) {
 		m = await_agent(&c, e);
 		if (!m) {

@@ -377,7 +377,7 @@ static int run(struct rejuvenation *r, struct error *e)
 		return -1;
 	snprintf(r->phase, sizeof(r->phase), "admit");
 	if (strcmp(r->method, "warm") && !runtime_is_held(r->fresh) &&
-	    hypervisor_admit(r->old->info->config, e)) {
+	    memory_admit(r->old->info->config, e)) {
 		if (!strcmp(r->method, "beam"))
 			return -1;
 		progress(r, "%s: no second hypervisor: %s", r->name, e->text);

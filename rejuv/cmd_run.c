@@ -307,6 +307,7 @@ int run_main(int argc, char **argv)
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
 	if (check_memory(o.config.memory, &e) ||
+	    (o.config.placement[0] && memory_admit(&o.config, &e)) ||
 	    vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
 		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;

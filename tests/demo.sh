@@ -40,6 +40,7 @@ field() {
 	tail -n 1 "$T/$1.load" | sed "s/.*\"$2\": *\([-0-9.]*\).*/\1/"
 }
 
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled # 2 MiB pages at both levels
 echo "starting a guest hypervisor (hv-a, 1 GiB) ..."
 vmbeam hypervisor start hv-a --memory 1G --window 8G | head -n 1
 i=0

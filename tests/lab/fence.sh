@@ -1,6 +1,8 @@
 # A guest hypervisor that does not let go: it writes to the memory of a guest that has left it and lets the
 # old vCPUs run.  Not one byte of the guest changes; the hypervisor's other guest keeps ticking, and it can be
 # moved on.  The host VM's process is killed in the end: its guest has crashed, with its memory kept.
+# 2 MiB pages at both levels.
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv-a" vmbeam hypervisor start hv-a --memory 1G --window 4G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 1G --window 4G >hv-b.txt
 check "hostile" vmbeam hypervisor hostile hv-a

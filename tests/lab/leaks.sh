@@ -15,6 +15,8 @@ count() {
 	awk '/^Shmem:/ { print int($2 / 1024) }' /proc/meminfo >shmem
 }
 
+# 2 MiB pages at both levels.
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv" vmbeam hypervisor start hv --memory 768M --window 4G >hv.txt
 for g in one two; do
 	start_beat $g $g.log "beat.tick=1000 beat.mem=32M beat.rate=1M" --in hv --memory 128M

@@ -8,6 +8,8 @@ make_tap tap0 10.9.0.1/24
 modprobe loop
 truncate -s 64M disk.img
 loop=$(losetup -f --show disk.img)
+# 2 MiB pages at both levels.
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv-a" vmbeam hypervisor start hv-a --memory 1G --cpus "$CPUS" --window 8G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 1G --cpus "$CPUS" --window 2G >hv-b.txt
 refuses "no gap" vmbeam run big --in hv-b --kernel "$LAB/vmlinux" --memory 3G --detach
