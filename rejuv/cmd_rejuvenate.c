@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, CLEAR_MS = 20000, ANSWER_MS = 10000, WARM_MS = 60000 };
+enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, LEAVE_MS = 5000, CLEAR_MS = 20000, ANSWER_MS = 10000, WARM_MS = 120000 };
 
 struct rejuvenation {
 	const char *name, *method;
@@ -210,6 +210,15 @@ static int rename_request(const char *vm, const char *name, const char *placemen
 	return result;
 }
 
+/* Its guests know it by this name from now on. */
+static int name_guests(const Vmb__InfoReply *i, const char *name, struct error *e)
+{
+	for (size_t k = 0; k < i->n_guests; k++)
+		if (rename_request(i->guests[k], "", name, e))
+			return -1;
+	return 0;
+}
+
 /* The fresh one takes the old one's name: its folder moves with all that is in it. */
 static int take_name(struct rejuvenation *r, struct error *e)
 {
@@ -224,21 +233,24 @@ static int take_name(struct rejuvenation *r, struct error *e)
 	free(to);
 	if (result || vm_info(r->name, &reply, e))
 		return -1;
-	for (size_t i = 0; i < reply->info->n_guests && !result; i++)
-		result = rename_request(reply->info->guests[i], "", r->name, e);
+	result = name_guests(reply->info, r->name, e);
 	vmb__reply__free_unpacked(reply, NULL);
 	return result;
 }
 
 static int retire_old(struct rejuvenation *r, struct error *e)
 {
-	Vmb__Reply *reply;
+	uint64_t deadline = clock_ns() + LEAVE_MS * 1000000ull;
 	size_t left;
 
-	if (vm_info(r->name, &reply, e))
-		return -1;
-	left = reply->info->n_guests;
-	vmb__reply__free_unpacked(reply, NULL);
+	do { /* the last of them may be about to leave */
+		Vmb__Reply *reply;
+
+		if (vm_info(r->name, &reply, e))
+			return -1;
+		left = reply->info->n_guests;
+		vmb__reply__free_unpacked(reply, NULL);
+	} while (left && clock_ns() < deadline && !poll(NULL, 0, LOOK_MS));
 	if (left) /* one that was started there meanwhile */
 		return error_set(e, "%zu guest VMs are still in it", left);
 	vm_stop_now(r->name);
@@ -325,9 +337,8 @@ static int start_again(struct rejuvenation *r, struct error *e)
 	const Vmb__VmConfig *c = r->old->info->config;
 	Vmb__AgentMessage *m;
 
-	vm_stop_now(r->name);
-	if (!runtime_clear(r->name, CLEAR_MS))
-		return error_set(e, "the old one's process does not end");
+	if (retire_old(r, e))
+		return -1;
 	m = hypervisor_launch(r->name, c->memory, c->cpus, c->window, e);
 	if (!m)
 		return -1;
@@ -373,7 +384,15 @@ static int run_warm(struct rejuvenation *r, struct error *e)
 static int run(struct rejuvenation *r, struct error *e)
 {
 	snprintf(r->phase, sizeof(r->phase), "look");
-	if (look_at_old(r, e))
+	if (!runtime_is_held(r->name) && runtime_is_held(r->fresh)) {
+		progress(r, "%s has taken the guests already, and gets its name", r->fresh);
+		snprintf(r->phase, sizeof(r->phase), "rename");
+		runtime_clear(r->name, 0);
+		if (take_name(r, e))
+			return -1;
+		snprintf(r->phase, sizeof(r->phase), "look");
+	}
+	if (look_at_old(r, e) || name_guests(r->old->info, r->name, e))
 		return -1;
 	snprintf(r->phase, sizeof(r->phase), "admit");
 	if (strcmp(r->method, "warm") && !runtime_is_held(r->fresh) &&

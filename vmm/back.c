@@ -298,6 +298,8 @@ static int capture(struct back *b, uint64_t id, struct error *e)
 	Vmb__FrontEvent ev = VMB__FRONT_EVENT__INIT;
 	Vmb__VmState *s;
 
+	if (vm_pending_event(b->vm))
+		return error_set(e, "%s", vm_pending_event(b->vm));
 	console_flush(b->vm->console);
 	s = vm_capture(b->vm, e);
 	if (!s)
@@ -433,7 +435,8 @@ void back_await_quiet(struct vm *vm)
 
 	while (in_guest(vm)) {
 		struct pollfd p[2] = {{.fd = b->quiet, .events = POLLIN},
-				      {.fd = b->gone ? -1 : b->port.fd, .events = POLLIN}};
+				      {.fd = b->gone ? -1 : b->port.fd,
+				       .events = POLLIN | (b->port.out_len ? POLLOUT : 0)}};
 		uint64_t n;
 
 		pthread_mutex_unlock(&vm->lock);
@@ -442,7 +445,7 @@ void back_await_quiet(struct vm *vm)
 		if (p[0].revents && read(b->quiet, &n, sizeof(n)) < 0 && errno != EAGAIN)
 			return;
 		if (p[1].revents)
-			on_port(b, EPOLLIN);
+			on_port(b, (uint32_t)p[1].revents); /* POLLIN and EPOLLIN are the same */
 	}
 }
 

@@ -109,9 +109,18 @@ static void reply_info(struct session *s)
 static void do_pause(struct session *s, bool pause)
 {
 	struct vm *vm = s->control->vm;
+	char *guests[1];
 
 	if (vm->crash[0]) {
 		control_reply_error(s->fd, "it has crashed: %s", vm->crash);
+		return;
+	}
+	if (pause && vm_guests(vm, guests, 1)) {
+		control_reply_error(s->fd, "guest VMs run in it: pause them");
+		return;
+	}
+	if (!pause && front_is_suspended(vm)) {
+		control_reply_error(s->fd, "its hypervisor is gone: migrate it to host");
 		return;
 	}
 	vm->user_paused = pause;

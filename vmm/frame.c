@@ -62,8 +62,8 @@ int frames_send(struct frames *f, const ProtobufCMessage *m, struct error *e)
 	size_t len = protobuf_c_message_get_packed_size(m);
 	uint32_t le = htole32((uint32_t)len);
 
-	if (len > FRAME_MAX)
-		return error_set(e, "a message of %zu bytes is too large", len);
+	if (len > FRAME_MAX || f->out_len > 2 * FRAME_MAX)
+		return error_set(e, "a message of %zu bytes is too large, or nobody reads", len);
 	reserve(&f->out, &f->out_size, f->out_len + HEADER + len);
 	memcpy(f->out + f->out_len, &le, HEADER);
 	protobuf_c_message_pack(m, f->out + f->out_len + HEADER);

@@ -25,6 +25,7 @@ enum {
 	LEASE_MS = 20000,
 	CALL_MS = 30000,
 	MAX_EXTENTS = 16384,
+	OUT_MARK = 256 * 1024, /* bytes that wait to be sent */
 	RELAY_SIZE = 4 * CONSOLE_TX, /* of what came with a state; it grows no more than CONSOLE_TX else */
 };
 
@@ -41,7 +42,7 @@ struct front {
 	Vmb__VmState *held; /* of a suspended VM */
 	Vmb__BackInfo *told; /* NULL until it has been */
 	/* The serial line: what came and no client has had yet, and what may be sent each way. */
-	uint8_t tx[RELAY_SIZE];
+	uint8_t tx[RELAY_SIZE + CONSOLE_TX];
 	size_t tx_len, credit, room;
 };
 
@@ -74,7 +75,8 @@ static int give_up(struct front *f, struct error *e)
 
 static void update_watch(struct front *f)
 {
-	uint32_t events = EPOLLIN | (f->port.out_len ? EPOLLOUT : 0);
+	/* Who does not read is not heard either. */
+	uint32_t events = (f->port.out_len < OUT_MARK ? EPOLLIN : 0) | (f->port.out_len ? EPOLLOUT : 0);
 
 	if (f->source && events != f->watching)
 		loop_modify(f->source, events);
@@ -126,7 +128,7 @@ static void on_kick(struct front *f, uint32_t index)
 
 static int on_serial(struct front *f, const Vmb__SerialBytes *s, struct error *e)
 {
-	if (s->data.len > f->credit || s->data.len > RELAY_SIZE - f->tx_len ||
+	if (s->data.len > f->credit || s->data.len > sizeof(f->tx) - f->tx_len ||
 	    s->credit > CONSOLE_WAITING - f->room)
 		return error_set(e, "more on the serial line than was agreed");
 	if (s->data.len)
@@ -287,6 +289,15 @@ static int call(struct front *f, Vmb__FrontCall *c, struct error *e)
 	return 0;
 }
 
+/* What came together with an answer, while the guest runs: the loop sees only what comes later. */
+static void hear_rest(struct front *f)
+{
+	struct error e;
+
+	if (!f->gone && hear(f, 0, NULL, &e))
+		give_up(f, &e);
+}
+
 static int simple_call(struct front *f, Vmb__FrontCall__KindCase kind, struct error *e)
 {
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
@@ -371,6 +382,12 @@ int front_create(struct vm *vm, struct error *e)
 	return join(vm->front, vmm_connect(vm->config->placement, e), e);
 }
 
+void front_leave(struct vm *vm)
+{
+	if (vm->front && !vm->front->held)
+		part(vm->front);
+}
+
 void front_destroy(struct vm *vm)
 {
 	struct front *f = vm->front;
@@ -417,6 +434,7 @@ void front_resume(struct vm *vm)
 	vm->running = true;
 	if (!vm->first_run_ns)
 		vm->first_run_ns = clock_ns();
+	hear_rest(f);
 }
 
 /* A VM whose vCPUs do not stop within CALL_MS has crashed, and cannot reach its memory any more. */
@@ -437,6 +455,7 @@ void front_power_button(struct vm *vm)
 
 	if (simple_call(vm->front, VMB__FRONT_CALL__KIND_POWER_BUTTON, &e))
 		log_line("%s: power button: %s", vm->config->name, e.text);
+	hear_rest(vm->front);
 }
 
 /* What was told last; what is now is asked for: whoever wants to see progress asks again. */
@@ -547,19 +566,20 @@ const struct console_port front_serial_port = {
 /* What this half holds of the serial line comes before what the other has. */
 static void join_serial(struct front *f, Vmb__SerialState *s)
 {
-	size_t rest = MIN(s->tx.len, RELAY_SIZE - f->tx_len);
-	uint8_t *tx = xcalloc(1, f->tx_len + rest);
+	size_t first = MIN(f->tx_len, (size_t)RELAY_SIZE), rest = MIN(s->tx.len, RELAY_SIZE - first);
+	uint8_t *tx = xcalloc(1, first + rest);
 
-	memcpy(tx, f->tx, f->tx_len);
+	memcpy(tx, f->tx, first);
 	if (rest)
-		memcpy(tx + f->tx_len, s->tx.data, rest);
+		memcpy(tx + first, s->tx.data, rest);
 	free(s->tx.data);
-	s->tx = (ProtobufCBinaryData){f->tx_len + rest, tx};
+	s->tx = (ProtobufCBinaryData){first + rest, tx};
 	if (s->sent)
 		vmb__console_sent__free_unpacked(s->sent, NULL);
 	s->sent = NULL;
 }
 
+/* What is this half's to say, whatever the other has put there. */
 static void drop_devices(Vmb__VmState *s)
 {
 	for (size_t i = 0; i < s->n_devices; i++)
@@ -567,6 +587,11 @@ static void drop_devices(Vmb__VmState *s)
 	free(s->devices);
 	s->devices = NULL;
 	s->n_devices = 0;
+	for (size_t i = 0; i < s->n_lodgers; i++)
+		vmb__lodger_state__free_unpacked(s->lodgers[i], NULL);
+	free(s->lodgers);
+	s->lodgers = NULL;
+	s->n_lodgers = 0;
 	if (s->config)
 		vmb__vm_config__free_unpacked(s->config, NULL);
 	s->config = NULL;
@@ -591,7 +616,7 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 	Vmb__FrontEvent *answer;
 	Vmb__VmState *s = NULL;
-	uint64_t now;
+	uint64_t now, gone;
 
 	if (f->held) {
 		s = copy_state(f->held);
@@ -611,12 +636,18 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 		error_set(e, "in hypervisor %s: a state that makes no sense", vm->config->placement);
 	}
 	vmb__front_event__free_unpacked(answer, NULL);
+	if (s && vm_pending_event(vm)) { /* told between the pause and this */
+		error_set(e, "%s", vm_pending_event(vm));
+		vmb__vm_state__free_unpacked(s, NULL);
+		s = NULL;
+	}
 	if (!s)
 		return NULL;
 	drop_devices(s); /* and whatever it says of the configuration */
 	join_serial(f, s->serial);
 	now = clock_ns();
-	s->captured_ns = now - MIN(tsc_since(s->captured_tsc, s->tsc_khz), now - 1);
+	gone = tsc_since(s->captured_tsc, s->tsc_khz);
+	s->captured_ns = now - MIN(gone, now - 1);
 	s->captured_tsc = 0;
 	return s;
 }
@@ -679,7 +710,12 @@ int front_warm(struct vm *vm, struct error *e)
 
 static int lease_request(struct front *f, Vmb__Request__KindCase kind, struct error *e)
 {
-	return vmm_simple_request(f->lease, kind, NULL, NULL, LEASE_MS, e);
+	int r = vmm_simple_request(f->lease, kind, NULL, NULL, LEASE_MS, e);
+
+	/* One that is answered late must not be taken for the answer to the next. */
+	if (r)
+		give_up(f, e);
+	return r;
 }
 
 int front_fence(struct vm *vm, struct error *e)
@@ -699,8 +735,8 @@ void front_unfence(struct vm *vm)
 	struct front *f = vm->front;
 	struct error e;
 
-	if (f->fenced && !f->gone && lease_request(f, VMB__REQUEST__KIND_UNFENCE, &e))
-		give_up(f, &e);
+	if (f->fenced && !f->gone)
+		lease_request(f, VMB__REQUEST__KIND_UNFENCE, &e);
 	f->fenced = false;
 }
 
@@ -722,6 +758,11 @@ int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e)
 		return error_set(e, "%s", vm_pending_event(vm));
 	if (!vm_drain(vm, drain_timeout_ns, e))
 		f->held = vm_capture(vm, e);
+	/* It stands still until the memory is out of its reach. */
+	if (f->held && !f->gone && lease_request(f, VMB__REQUEST__KIND_FENCE, e)) {
+		vmb__vm_state__free_unpacked(f->held, NULL);
+		f->held = NULL;
+	}
 	if (!f->held) {
 		vm_uncapture(vm);
 		if (!vm->user_paused)
@@ -743,6 +784,9 @@ int front_reattach(struct vm *vm, const char *placement, int lease, struct error
 		return error_set(e, "it is not suspended");
 	}
 	f->gone = f->fenced = false;
+	if (f->told)
+		vmb__back_info__free_unpacked(f->told, NULL);
+	f->told = NULL;
 	f->last_id = 0;
 	f->credit = CONSOLE_TX;
 	vm->config->placement = xstrdup(placement);

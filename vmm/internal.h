@@ -113,6 +113,8 @@ int front_create(struct vm *vm, struct error *e);
 /* Before the devices are made; front_create() after them. */
 void front_prepare(struct vm *vm);
 void front_destroy(struct vm *vm);
+/* Leaves the hypervisor for good: a VM that has crashed must not hold its host VM. */
+void front_leave(struct vm *vm);
 int front_boot(struct vm *vm, const struct boot_entry *entry, struct error *e);
 /* The vCPUs, as vcpu.c does it for a whole VM. */
 void front_resume(struct vm *vm);

@@ -112,20 +112,32 @@ int memory_reserve_window(struct memory *m, uint64_t size, struct error *e)
 	return 0;
 }
 
-int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, struct error *e)
-{
-	if (mmap(m->window + offset, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
-		return error_set_errno(e, "window: cannot map %llu MiB", (unsigned long long)(size / MIB));
-	madvise(m->window + offset, size, MADV_HUGEPAGE);
-	madvise(m->window + offset, size, MADV_DONTDUMP);
-	return 0;
-}
-
 int memory_beam_out(struct memory *m, uint64_t offset, uint64_t size, struct error *e)
 {
 	if (mmap(m->window + offset, size, PROT_NONE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
 		return error_set_errno(e, "window: cannot unmap %llu MiB", (unsigned long long)(size / MIB));
+	return 0;
+}
+
+/* A mapping that has failed may have taken the reservation away, and the next allocation of this process would
+ * be within the host VM's reach. */
+static int give_back(struct memory *m, uint64_t offset, uint64_t size, struct error *e)
+{
+	struct error ignored;
+
+	error_set_errno(e, "window: cannot map %llu MiB", (unsigned long long)(size / MIB));
+	if (memory_beam_out(m, offset, size, &ignored))
+		abort();
+	return -1;
+}
+
+int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, struct error *e)
+{
+	if (mmap(m->window + offset, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
+		return give_back(m, offset, size, e);
+	madvise(m->window + offset, size, MADV_HUGEPAGE);
+	madvise(m->window + offset, size, MADV_DONTDUMP);
 	return 0;
 }
 

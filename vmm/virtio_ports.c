@@ -259,7 +259,10 @@ static void on_client(void *ctx, uint32_t events)
 	struct port *p = ctx;
 
 	if (!is_served(p->ports)) {
-		watch(p, 0);
+		if (!p->ports->virtio.backend_stopped && events & (EPOLLHUP | EPOLLERR))
+			disconnect(p);
+		else
+			watch(p, 0);
 		return;
 	}
 	if (events & EPOLLOUT) {

@@ -464,6 +464,7 @@ static void on_wake(void *ctx, uint32_t events)
 		loop_stop(vm->loop);
 	} else if (vm->crash[0]) {
 		vm_pause(vm);
+		front_leave(vm);
 		if (vm->control)
 			control_crashed(vm->control);
 		if (vm->back)

@@ -126,7 +126,8 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	in.n_fd_names = offer->n_fd_names;
 	in.instance = d->instance;
 	in.source = offer->instance;
-	in.placement = (char *)(uintptr_t)(d->o->placement ? d->o->placement : offer->provisional->config->placement);
+	/* In a recovery, on the host: its hypervisor may be what has failed. */
+	in.placement = (char *)(uintptr_t)(recover ? "" : d->o->placement ? d->o->placement : offer->provisional->config->placement);
 	in.warm = d->o->warm && !d->o->dry_run && !recover;
 	in.recover = recover;
 	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");

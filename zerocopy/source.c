@@ -161,6 +161,15 @@ static int stop_and_capture(struct move *m, struct error *e)
 		vmb__vm_state__free_unpacked(state, NULL);
 		return error_set(e, "fault injected");
 	}
+	end_phase(m);
+	/* What is sealed may be run by whoever is left: it is out of the old hypervisor's reach first. */
+	m->phase = "fence";
+	if (vm_fence(s->vm, e)) {
+		vmb__vm_state__free_unpacked(state, NULL);
+		return -1;
+	}
+	end_phase(m);
+	m->phase = "seal";
 	n = state_write(s->state, state, e);
 	vmb__vm_state__free_unpacked(state, NULL);
 	if (n < 0)
@@ -169,10 +178,6 @@ static int stop_and_capture(struct move *m, struct error *e)
 	end_phase(m);
 	if (fault_point("source.sealed"))
 		return error_set(e, "fault injected");
-	m->phase = "fence";
-	if (vm_fence(s->vm, e))
-		return -1;
-	end_phase(m);
 	m->result.sent_ns = m->mark;
 	m->phase = "restore";
 	if (tell_captured(s, e))

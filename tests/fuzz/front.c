@@ -84,8 +84,13 @@ void fuzz_one(const uint8_t *data, size_t len)
 	vm_pause(vm);
 	if (!has_left(vm) && !vm_drain(vm, 1000000, &e))
 		s = vm_capture(vm, &e);
-	if (s)
+	if (s) { /* it is to be sent on */
+		uint8_t *bytes = xcalloc(1, vmb__vm_state__get_packed_size(s));
+
+		vmb__vm_state__pack(s, bytes);
+		free(bytes);
 		vmb__vm_state__free_unpacked(s, NULL);
+	}
 	vm_uncapture(vm);
 	vm_unlock(vm);
 	run_loop(vm);
@@ -127,6 +132,7 @@ void fuzz_seeds(void)
 	Vmb__SerialState line = VMB__SERIAL_STATE__INIT;
 	Vmb__PlatformState platform = VMB__PLATFORM_STATE__INIT;
 	Vmb__VcpuState vcpu = VMB__VCPU_STATE__INIT, *vcpus[] = {&vcpu};
+	Vmb__LodgerState lodger = VMB__LODGER_STATE__INIT, *lodgers[] = {&lodger};
 	uint8_t bytes[4096];
 	size_t len = 0;
 
@@ -167,6 +173,8 @@ void fuzz_seeds(void)
 	state.platform = &platform;
 	state.vcpus = vcpus;
 	state.n_vcpus = 1;
+	state.lodgers = lodgers;
+	state.n_lodgers = 1;
 	len += put(bytes + len, &ev);
 	add_seed(bytes, len);
 	ev.id = 0;
