@@ -4,7 +4,7 @@
 # how many vCPUs host VMs and guest have (default 1).
 N=${NESTED:-8} CPUS=${CPUS:-1}
 
-make_tap tap0 10.9.0.1/24
+make_tap tap-nested 10.8.0.1/24
 modprobe loop
 truncate -s 64M disk.img
 loop=$(losetup -f --show disk.img)
@@ -14,15 +14,15 @@ check "hv-a" vmbeam hypervisor start hv-a --memory 1G --cpus "$CPUS" --window 8G
 check "hv-b" vmbeam hypervisor start hv-b --memory 1G --cpus "$CPUS" --window 2G >hv-b.txt
 refuses "no gap" vmbeam run big --in hv-b --kernel "$LAB/vmlinux" --memory 3G --detach
 refuses "no such VM" vmbeam run lost --in hv-z --kernel "$LAB/vmlinux" --detach
-start_beat n n.log "beat.tick=1000 beat.disk=1 beat.net=10.9.0.2/24 beat.mem=64M" --in hv-a --cpus "$CPUS" --memory 256M \
-	--disk "$loop" --net tap=tap0
+start_beat n n.log "beat.tick=1000 beat.disk=1 beat.net=10.8.0.2/24 beat.mem=64M" --in hv-a --cpus "$CPUS" --memory 256M \
+	--disk "$loop" --net tap=tap-nested
 refuses "guest VMs run in it" vmbeam hypervisor stop hv-a
 refuses "in hypervisor hv-a already" vmbeam migrate n --to hv-a
 refuses "no such VM" vmbeam migrate n --to hv-z
-wait_for 60 ping -c 1 -W 1 10.9.0.2
+wait_for 60 ping -c 1 -W 1 10.8.0.2
 # A line of the serial port costs an exit per character: few lines, slow packets, or the emulated guest is
 # busy with nothing else.
-beatpeer 10.9.0.2 --rate 200000 --interval 20 >peer.json 2>peer.err &
+beatpeer 10.8.0.2 --rate 200000 --interval 20 >peer.json 2>peer.err &
 peer=$!
 sleep 2
 
