@@ -94,6 +94,20 @@ static void mount_all(struct agent *a)
 	}
 }
 
+/* The kernel found no console to open for process 1: what is logged goes to the serial line. */
+static void open_standard_files(void)
+{
+	int null = open("/dev/null", O_RDWR), console = open("/dev/console", O_WRONLY | O_NOCTTY);
+
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(console >= 0 ? console : null, STDERR_FILENO);
+	if (null > STDERR_FILENO)
+		close(null);
+	if (console > STDERR_FILENO)
+		close(console);
+}
+
 /* In the order of their names.  Of KVM's two one must do. */
 static void load_modules(struct agent *a)
 {
@@ -362,6 +376,7 @@ void agent_main(void)
 
 	end_phase(&a, "kernel"); /* CLOCK_MONOTONIC begins with it */
 	mount_all(&a);
+	open_standard_files();
 	end_phase(&a, "mounts");
 	load_modules(&a);
 	hold_a_vm();
