@@ -18,7 +18,7 @@ while :; do
 	done
 	[ -n "$left" ] || break
 	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- env HANDOVERS="${HANDOVERS:-}" \
-		MOVES="${MOVES:-}" TEST_TIMEOUT="${TEST_TIMEOUT:-}" KILL_ALL="${KILL_ALL:-}" NESTED="${NESTED:-}" REJUVENATIONS="${REJUVENATIONS:-}" CPUS="${CPUS:-}" sh tests/lab/run.sh "$(pwd)/$results" $left
+		MOVES="${MOVES:-}" TEST_TIMEOUT="${TEST_TIMEOUT:-}" KILL_ALL="${KILL_ALL:-}" NESTED="${NESTED:-}" NESTED_ALL="${NESTED_ALL:-}" REJUVENATIONS="${REJUVENATIONS:-}" CPUS="${CPUS:-}" sh tests/lab/run.sh "$(pwd)/$results" $left
 	status=$?
 	[ $status = 125 ] || break
 	tries=$((tries + 1))
