@@ -21,7 +21,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, LEAVE_MS = 5000, CLEAR_MS = 20000, ANSWER_MS = 10000, WARM_MS = 120000 };
+enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, LEAVE_MS = 5000, CLEAR_MS = 20000, WARM_MS = 120000 };
 
 struct rejuvenation {
 	const char *name, *method;
@@ -118,31 +118,41 @@ static int look_at_old(struct rejuvenation *r, struct error *e)
 	return 0;
 }
 
-static int start_fresh(struct rejuvenation *r, struct error *e)
+/* Starts one like the old one. */
+static int launch(struct rejuvenation *r, const char *name, struct error *e)
 {
 	const Vmb__VmConfig *c = r->old->info->config;
-	Vmb__AgentMessage *m;
-	uint64_t begin = clock_ns();
+	Vmb__AgentMessage *m = hypervisor_launch(name, c->memory, c->cpus, c->window, e);
 
-	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
-		m = hypervisor_health(r->fresh, e);
-		if (!m)
-			return -1;
-		progress(r, "%s is there already", r->fresh);
-	} else {
-		runtime_clear(r->fresh, 0);
-		m = hypervisor_launch(r->fresh, c->memory, c->cpus, c->window, e);
-		if (!m)
-			return -1;
-		progress(r, "%s is ready for guests after %.1f s", r->fresh, (double)(clock_ns() - begin) / 1e9);
+	if (m)
 		vmb__agent_message__free_unpacked(m, NULL);
-		m = hypervisor_health(r->fresh, e);
-		if (!m)
-			return -1;
-	}
+	return m ? 0 : -1;
+}
+
+static int look_at_fresh(struct rejuvenation *r, const char *name, struct error *e)
+{
+	Vmb__AgentMessage *m = hypervisor_health(name, e);
+
+	if (!m)
+		return -1;
 	r->available[1] = m->health->available;
 	vmb__agent_message__free_unpacked(m, NULL);
 	return 0;
+}
+
+static int start_fresh(struct rejuvenation *r, struct error *e)
+{
+	uint64_t begin = clock_ns();
+
+	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
+		progress(r, "%s is there already", r->fresh);
+		return look_at_fresh(r, r->fresh, e);
+	}
+	runtime_clear(r->fresh, 0);
+	if (launch(r, r->fresh, e))
+		return -1;
+	progress(r, "%s is ready for guests after %.1f s", r->fresh, (double)(clock_ns() - begin) / 1e9);
+	return look_at_fresh(r, r->fresh, e);
 }
 
 /* Does it run there, and do its vCPUs get on?  One that its user has paused need only be there. */
@@ -193,21 +203,27 @@ static int move_one(struct rejuvenation *r, const char *guest, struct error *e)
 	return 0;
 }
 
+static int request(const char *vm, Vmb__Request *req, const int *fd, struct error *e)
+{
+	int link = vmm_connect(vm, e), result;
+
+	if (link < 0)
+		return -1;
+	result = vmm_request(link, req, fd, fd != NULL, NULL, NULL, WARM_MS, e);
+	close(link);
+	return result;
+}
+
 static int rename_request(const char *vm, const char *name, const char *placement, struct error *e)
 {
 	Vmb__Request req = VMB__REQUEST__INIT;
 	Vmb__RenameRequest rename = VMB__RENAME_REQUEST__INIT;
-	int fd = vmm_connect(vm, e), result;
 
-	if (fd < 0)
-		return -1;
 	rename.name = (char *)(uintptr_t)name;
 	rename.placement = (char *)(uintptr_t)placement;
 	req.kind_case = VMB__REQUEST__KIND_RENAME;
 	req.rename = &rename;
-	result = vmm_request(fd, &req, NULL, 0, NULL, NULL, ANSWER_MS, e);
-	close(fd);
-	return result;
+	return request(vm, &req, NULL, e);
 }
 
 /* Its guests know it by this name from now on. */
@@ -266,17 +282,6 @@ struct held {
 	uint64_t since;
 };
 
-static int guest_request(const char *guest, Vmb__Request *req, const int *fd, struct error *e)
-{
-	int link = vmm_connect(guest, e), result;
-
-	if (link < 0)
-		return -1;
-	result = vmm_request(link, req, fd, fd != NULL, NULL, NULL, WARM_MS, e);
-	close(link);
-	return result;
-}
-
 static int suspend(const char *guest, struct error *e)
 {
 	Vmb__Request req = VMB__REQUEST__INIT;
@@ -284,7 +289,7 @@ static int suspend(const char *guest, struct error *e)
 
 	req.kind_case = VMB__REQUEST__KIND_SUSPEND;
 	req.suspend = &empty;
-	return guest_request(guest, &req, NULL, e);
+	return request(guest, &req, NULL, e);
 }
 
 static int reattach(const char *guest, const char *place, struct error *e)
@@ -298,7 +303,7 @@ static int reattach(const char *guest, const char *place, struct error *e)
 	re.placement = (char *)(uintptr_t)place;
 	req.kind_case = VMB__REQUEST__KIND_REATTACH;
 	req.reattach = &re;
-	result = guest_request(guest, &req, &lease, e);
+	result = request(guest, &req, &lease, e);
 	close(lease);
 	return result;
 }
@@ -334,21 +339,7 @@ static int let_go(struct rejuvenation *r, size_t i, struct held *h, struct error
 /* The old one is gone from here on, whether or not a new one comes. */
 static int start_again(struct rejuvenation *r, struct error *e)
 {
-	const Vmb__VmConfig *c = r->old->info->config;
-	Vmb__AgentMessage *m;
-
-	if (retire_old(r, e))
-		return -1;
-	m = hypervisor_launch(r->name, c->memory, c->cpus, c->window, e);
-	if (!m)
-		return -1;
-	vmb__agent_message__free_unpacked(m, NULL);
-	m = hypervisor_health(r->name, e);
-	if (!m)
-		return -1;
-	r->available[1] = m->health->available;
-	vmb__agent_message__free_unpacked(m, NULL);
-	return 0;
+	return retire_old(r, e) || launch(r, r->name, e) || look_at_fresh(r, r->name, e) ? -1 : 0;
 }
 
 static int run_warm(struct rejuvenation *r, struct error *e)

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define LOG_BURST       100ull
@@ -90,6 +91,13 @@ void log_line(const char *fmt, ...)
 	if (n < 0)
 		return;
 	dprintf(STDERR_FILENO, "vmbeam: %s\n", line);
+}
+
+bool is_socket(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode);
 }
 
 void close_fd(int *fd)

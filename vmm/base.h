@@ -50,6 +50,8 @@ static inline uint64_t clock_ns(void)
 /* Closes *fd unless it is -1, and sets it to -1. */
 void close_fd(int *fd);
 
+bool is_socket(int fd);
+
 /* Has the process of a pidfd ended?  Waits for that at most wait_ms.  Of -1: yes. */
 bool process_has_ended(int pidfd, int wait_ms);
 

@@ -339,16 +339,32 @@ static int take_lease(struct front *f, int lease, struct error *e)
 	return 0;
 }
 
+static void forget_told(struct front *f)
+{
+	if (f->told)
+		vmb__back_info__free_unpacked(f->told, NULL);
+	f->told = NULL;
+}
+
+/* As it is before there is another half. */
+static void begin(struct front *f)
+{
+	f->gone = f->fenced = false;
+	f->lease = -1;
+	frames_init(&f->port, -1);
+	f->last_id = 0;
+	f->credit = CONSOLE_TX;
+	f->room = CONSOLE_WAITING;
+	forget_told(f);
+}
+
 void front_prepare(struct vm *vm)
 {
 	struct front *f = xcalloc(1, sizeof(*f));
 
 	vm->front = f;
 	f->vm = vm;
-	f->lease = -1;
-	frames_init(&f->port, -1);
-	f->credit = CONSOLE_TX;
-	f->room = CONSOLE_WAITING;
+	begin(f);
 }
 
 /* Leases memory and a port, and has the other half built. */
@@ -398,8 +414,7 @@ void front_destroy(struct vm *vm)
 	frames_free(&f->port);
 	if (f->held)
 		vmb__vm_state__free_unpacked(f->held, NULL);
-	if (f->told)
-		vmb__back_info__free_unpacked(f->told, NULL);
+	forget_told(f);
 	free(f);
 	vm->front = NULL;
 }
@@ -488,16 +503,16 @@ void front_msi(struct vm *vm, uint64_t address, uint32_t data)
 	tell(vm->front, &c);
 }
 
-void front_doorbell(struct vm *vm, unsigned int index, uint64_t address)
+void front_doorbell(struct virtq *q, uint64_t address)
 {
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__Doorbell bell = VMB__DOORBELL__INIT;
 
-	bell.index = index;
+	bell.index = q->dev->pci.slot * VIRTIO_MAX_QUEUES + q->index; /* see on_kick() */
 	bell.address = address;
 	c.kind_case = VMB__FRONT_CALL__KIND_DOORBELL;
 	c.doorbell = &bell;
-	tell(vm->front, &c);
+	tell(q->dev->pci.vm->front, &c);
 }
 
 /* ---- the serial line, as the console sees it */
@@ -574,9 +589,6 @@ static void join_serial(struct front *f, Vmb__SerialState *s)
 		memcpy(tx + first, s->tx.data, rest);
 	free(s->tx.data);
 	s->tx = (ProtobufCBinaryData){first + rest, tx};
-	if (s->sent)
-		vmb__console_sent__free_unpacked(s->sent, NULL);
-	s->sent = NULL;
 }
 
 /* What is this half's to say, whatever the other has put there. */
@@ -597,18 +609,6 @@ static void drop_devices(Vmb__VmState *s)
 	s->config = NULL;
 }
 
-static Vmb__VmState *copy_state(const Vmb__VmState *s)
-{
-	size_t len = vmb__vm_state__get_packed_size(s);
-	uint8_t *buf = xcalloc(1, len);
-	Vmb__VmState *copy;
-
-	vmb__vm_state__pack(s, buf);
-	copy = vmb__vm_state__unpack(NULL, len, buf);
-	free(buf);
-	return copy;
-}
-
 Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 {
 	struct front *f = vm->front;
@@ -619,7 +619,7 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 	uint64_t now, gone;
 
 	if (f->held) {
-		s = copy_state(f->held);
+		s = (Vmb__VmState *)message_copy(&f->held->base);
 		drop_devices(s);
 		return s;
 	}
@@ -783,21 +783,14 @@ int front_reattach(struct vm *vm, const char *placement, int lease, struct error
 		close(lease);
 		return error_set(e, "it is not suspended");
 	}
-	f->gone = f->fenced = false;
-	if (f->told)
-		vmb__back_info__free_unpacked(f->told, NULL);
-	f->told = NULL;
-	f->last_id = 0;
-	f->credit = CONSOLE_TX;
+	begin(f);
 	vm->config->placement = xstrdup(placement);
-	frames_init(&f->port, -1);
 	if (join(f, lease, e))
 		goto fail;
 	for (unsigned int i = 0; i < vm->nvirtio; i++)
 		for (unsigned int k = 0; k < vm->virtio[i]->ops->nqueues; k++)
 			if (vm->virtio[i]->queues[k].kick_addr)
-				front_doorbell(vm, vm->virtio[i]->pci.slot * VIRTIO_MAX_QUEUES + k,
-					       vm->virtio[i]->queues[k].kick_addr);
+				front_doorbell(&vm->virtio[i]->queues[k], vm->virtio[i]->queues[k].kick_addr);
 	if (front_restore(vm, f->held, e))
 		goto fail;
 	free(old);

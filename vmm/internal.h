@@ -134,7 +134,8 @@ void front_power_button(struct vm *vm);
 size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max);
 void front_msi(struct vm *vm, uint64_t address, uint32_t data);
 /* address 0: the guest's writes there are not to be told any more. */
-void front_doorbell(struct vm *vm, unsigned int index, uint64_t address);
+struct virtq;
+void front_doorbell(struct virtq *q, uint64_t address);
 extern const struct console_port front_serial_port;
 
 struct back;

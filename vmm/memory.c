@@ -93,6 +93,11 @@ static uint8_t *reserve(uint64_t size, struct error *e)
 	return aligned;
 }
 
+static uint64_t scratch_size(uint64_t window)
+{
+	return ALIGN_UP(MAX(window / WINDOW_SCRATCHES, 1ull), HUGE_PAGE);
+}
+
 int memory_reserve_window(struct memory *m, uint64_t size, struct error *e)
 {
 	uint64_t end = m->size > LOW_RAM_END ? HIGH_RAM + m->size - LOW_RAM_END : 0;
@@ -105,7 +110,7 @@ int memory_reserve_window(struct memory *m, uint64_t size, struct error *e)
 	/* Made now, of bounded size: in the sandbox it could not be. */
 	m->scratch = memfd_create("vmbeam-scratch", MFD_CLOEXEC);
 	if (m->scratch < 0 ||
-	    ftruncate(m->scratch, (off_t)ALIGN_UP(MAX(size / WINDOW_SCRATCHES, 1ull), HUGE_PAGE)))
+	    ftruncate(m->scratch, (off_t)scratch_size(size)))
 		return error_set_errno(e, "window: scratch memory");
 	m->window_size = size;
 	m->window_gpa = ALIGN_UP(MAX(end, 1ull), WINDOW_STEP);
@@ -143,7 +148,7 @@ int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, str
 
 int memory_beam_scratch(struct memory *m, uint64_t offset, uint64_t size, struct error *e)
 {
-	uint64_t piece = ALIGN_UP(MAX(m->window_size / WINDOW_SCRATCHES, 1ull), HUGE_PAGE);
+	uint64_t piece = scratch_size(m->window_size);
 
 	for (uint64_t end = offset + size; offset < end; offset += piece)
 		if (memory_beam_in(m, offset, MIN(piece, end - offset), m->scratch, e))

@@ -6,6 +6,7 @@
  * CLOCK_MONOTONIC, the same in every process of a machine, has gone on since the capture.
  */
 #include "vmm/internal.h"
+#include "vmm/wire.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -88,25 +89,13 @@ static void add_devices(struct vm *vm, Vmb__VmState *s)
 		s->devices[s->n_devices++] = virtio_state_get(vm->virtio[i]);
 }
 
-static Vmb__VmConfig *borrow_config(const struct vm *vm)
-{
-	size_t len = vmb__vm_config__get_packed_size(vm->config);
-	uint8_t *buf = xcalloc(1, len);
-	Vmb__VmConfig *c;
-
-	vmb__vm_config__pack(vm->config, buf);
-	c = vmb__vm_config__unpack(NULL, len, buf);
-	free(buf);
-	return c;
-}
-
 Vmb__VmState *vm_provisional(struct vm *vm)
 {
 	Vmb__VmState *s = xcalloc(1, sizeof(*s));
 
 	vmb__vm_state__init(s);
 	s->version = STATE_VERSION;
-	s->config = borrow_config(vm);
+	s->config = (Vmb__VmConfig *)message_copy(&vm->config->base);
 	add_devices(vm, s);
 	return s;
 }
@@ -217,7 +206,7 @@ void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx)
 static void finish_capture(struct vm *vm, Vmb__VmState *s)
 {
 	s->version = STATE_VERSION;
-	s->config = borrow_config(vm);
+	s->config = (Vmb__VmConfig *)message_copy(&vm->config->base);
 	s->paused = vm->user_paused;
 	s->handovers = vm->handovers;
 	if (s->serial->sent)

@@ -99,8 +99,7 @@ static void bind_kick(struct virtq *q, uint32_t addr, bool bind)
 	};
 
 	if (q->dev->pci.vm->front)
-		front_doorbell(q->dev->pci.vm, q->dev->pci.slot * VIRTIO_MAX_QUEUES + q->index,
-			       bind ? addr : 0);
+		front_doorbell(q, bind ? addr : 0);
 	else if (ioctl(q->dev->pci.vm->fd, KVM_IOEVENTFD, &io))
 		log_line("%s: KVM_IOEVENTFD: %s", q->dev->id, strerror(errno));
 }

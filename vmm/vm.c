@@ -64,18 +64,6 @@ int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 	return 0;
 }
 
-static Vmb__VmConfig *config_copy(const Vmb__VmConfig *c)
-{
-	size_t len = vmb__vm_config__get_packed_size(c);
-	uint8_t *buf = xcalloc(1, len);
-	Vmb__VmConfig *copy;
-
-	vmb__vm_config__pack(c, buf);
-	copy = vmb__vm_config__unpack(NULL, len, buf);
-	free(buf);
-	return copy;
-}
-
 /* ---- building */
 
 static int open_kvm(struct vm *vm, struct error *e)
@@ -273,7 +261,7 @@ static struct vm *vm_alloc(const Vmb__VmConfig *config, const struct vm_files *f
 	vm->created_ns = clock_ns();
 	/* Who started the VM, not who moved it here last. */
 	vm->owner_uid = files->lock >= 0 && !fstat(files->lock, &lock) ? lock.st_uid : geteuid();
-	vm->config = config_copy(config);
+	vm->config = (Vmb__VmConfig *)message_copy(&config->base);
 	vm->memory.scratch = -1;
 	return vm;
 }
@@ -373,7 +361,7 @@ void vm_destroy(struct vm *vm)
 	close_fd(&vm->wake);
 	if (vm->warm_stub)
 		warm_destroy(vm);
-	if (vm->memory.fd >= 0 || vm->back)
+	if (vm->memory.fd >= 0)
 		vm->files.ram = -1; /* the memory's, which closes it */
 	memory_destroy(&vm->memory);
 	vm_files_close(&vm->files);
@@ -647,9 +635,8 @@ int vm_inherit_connections(struct vm *vm, struct wire_fds *fds, struct error *e)
 
 	for (size_t i = 0; i < clients; i++) {
 		int fd = wire_take_fd(fds, i);
-		struct stat st;
 
-		if (fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode))
+		if (is_socket(fd))
 			vm_add_console_client(vm, fd);
 		else
 			close_fd(&fd);

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum { FAULTS_LOGGED = 8 };
@@ -294,13 +293,6 @@ int window_state_set(struct vm *vm, const Vmb__VmState *s, struct error *e)
 size_t window_files_expected(const struct vm *vm)
 {
 	return 3 * count(vm);
-}
-
-static bool is_socket(int fd)
-{
-	struct stat st;
-
-	return fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode);
 }
 
 int window_inherit(struct vm *vm, struct wire_fds *fds, size_t first, struct error *e)

@@ -25,6 +25,18 @@ static void set_buffers(int sock)
 		setsockopt(sock, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
 }
 
+ProtobufCMessage *message_copy(const ProtobufCMessage *m)
+{
+	size_t len = protobuf_c_message_get_packed_size(m);
+	uint8_t *buf = xcalloc(1, len);
+	ProtobufCMessage *copy;
+
+	protobuf_c_message_pack(m, buf);
+	copy = protobuf_c_message_unpack(m->descriptor, NULL, len, buf);
+	free(buf);
+	return copy;
+}
+
 int wire_send(int sock, const ProtobufCMessage *msg, const int *fds, size_t nfds, struct error *e)
 {
 	size_t len = protobuf_c_message_get_packed_size(msg);

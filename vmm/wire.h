@@ -24,6 +24,9 @@ struct wire_fds {
 	size_t count;
 };
 
+/* A copy of its own; free with protobuf_c_message_free_unpacked(). */
+ProtobufCMessage *message_copy(const ProtobufCMessage *m);
+
 /* Sends one message.  The descriptors stay the caller's.  Never raises SIGPIPE.
  * Returns 0, or -1 with *e set. */
 int wire_send(int sock, const ProtobufCMessage *msg, const int *fds, size_t nfds,
