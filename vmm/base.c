@@ -75,22 +75,43 @@ static int log_admit(void)
 	return r;
 }
 
+/* write, and nothing of stdio: that asks a terminal for its settings, which the sandbox does not allow. */
+static void log_write(const char *fmt, va_list ap)
+{
+	char line[600] = "vmbeam: ";
+	size_t prefix = strlen(line), room = sizeof(line) - prefix - 1; /* for the newline */
+	int n = vsnprintf(line + prefix, room, fmt, ap);
+	size_t len;
+
+	if (n < 0)
+		return;
+	len = prefix + MIN((size_t)n, room - 1);
+	line[len++] = '\n';
+	if (write(STDERR_FILENO, line, len) < 0)
+		return; /* nobody is left to tell */
+}
+
+static void log_now(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	log_write(fmt, ap);
+	va_end(ap);
+}
+
 void log_line(const char *fmt, ...)
 {
-	char line[600];
+	int dropped = log_admit();
 	va_list ap;
-	int n, dropped = log_admit();
 
 	if (dropped < 0)
 		return;
 	if (dropped)
-		dprintf(STDERR_FILENO, "vmbeam: (%d lines left out)\n", dropped);
+		log_now("(%d lines left out)", dropped);
 	va_start(ap, fmt);
-	n = vsnprintf(line, sizeof(line), fmt, ap);
+	log_write(fmt, ap);
 	va_end(ap);
-	if (n < 0)
-		return;
-	dprintf(STDERR_FILENO, "vmbeam: %s\n", line);
 }
 
 bool is_socket(int fd)
