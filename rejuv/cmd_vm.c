@@ -2,6 +2,8 @@
  * dump. */
 #include "rejuv/cli.h"
 #include "vmm/client.h"
+#include "vmm/vmm.h"
+
 
 #include <dirent.h>
 #include <errno.h>
@@ -107,10 +109,18 @@ int vm_info(const char *name, Vmb__Reply **reply, struct error *e)
 	return r;
 }
 
+/* Bytes that KVM has translated, and of them those in pages of 2 MiB and more. */
+static uint64_t translated(const Vmb__InfoReply *i, uint64_t *huge)
+{
+	*huge = i->n_pages == VM_PAGE_SIZES ? i->pages[1] * 2 * MIB + i->pages[2] * GIB : 0;
+	return i->n_pages == VM_PAGE_SIZES ? i->pages[0] * 4096 + *huge : 0;
+}
+
 static json_t *info_json(const Vmb__InfoReply *i)
 {
 	json_t *disks = json_array(), *nets = json_array(), *exits = json_array();
 	json_t *guests = json_array(), *j;
+	uint64_t huge;
 
 	for (size_t k = 0; k < i->config->n_disks; k++)
 		json_array_append_new(disks, json_pack("{s:s, s:b}", "path", i->config->disks[k]->path,
@@ -131,10 +141,15 @@ static json_t *info_json(const Vmb__InfoReply *i)
 			 "first_run_ns", (json_int_t)i->first_run_ns, "detail", i->detail,
 			 "balloon_target_bytes", (json_int_t)i->balloon_target, "balloon_bytes",
 			 (json_int_t)i->balloon_actual, "allocated_bytes", (json_int_t)i->allocated);
+	if (translated(i, &huge)) {
+		json_object_set_new(j, "translated_bytes", json_integer((json_int_t)translated(i, &huge)));
+		json_object_set_new(j, "translated_huge_bytes", json_integer((json_int_t)huge));
+	}
 	if (i->config->window) {
 		json_object_set(j, "guests", guests);
 		json_object_set_new(j, "window_bytes", json_integer((json_int_t)i->config->window));
 		json_object_set_new(j, "window_faults", json_integer((json_int_t)i->window_faults));
+		json_object_set_new(j, "window_frozen_ns", json_integer((json_int_t)i->window_frozen_ns));
 	}
 	json_decref(guests);
 	return j;
@@ -145,6 +160,7 @@ int info_main(int argc, char **argv)
 	struct args a;
 	Vmb__Reply *reply;
 	Vmb__InfoReply *i;
+	uint64_t huge;
 	struct error e;
 	int r = parse_args(argc, argv, true, &a);
 
@@ -167,10 +183,15 @@ int info_main(int argc, char **argv)
 		       (unsigned long long)(i->allocated / MIB),
 		       (unsigned long long)(i->balloon_actual / MIB),
 		       (unsigned long long)(i->balloon_target / MIB));
+		if (translated(i, &huge))
+			printf("pages      %.1f %% of %llu MiB translated in pages of 2 MiB\n",
+			       100.0 * (double)huge / (double)translated(i, &huge),
+			       (unsigned long long)(translated(i, &huge) / MIB));
 		if (i->config->window)
-			printf("window     %llu MiB, touched %llu times where no guest was\n",
+			printf("window     %llu MiB, touched %llu times where no guest was\n"
+			       "frozen     %.1f ms in all, by guests that left\n",
 			       (unsigned long long)(i->config->window / MIB),
-			       (unsigned long long)i->window_faults);
+			       (unsigned long long)i->window_faults, (double)i->window_frozen_ns / 1e6);
 		for (size_t k = 0; k < i->n_guests; k++)
 			printf("guest%zu     %s\n", k, i->guests[k]);
 		for (size_t k = 0; k < i->config->n_disks; k++)

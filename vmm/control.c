@@ -75,7 +75,7 @@ static void reply_info(struct session *s)
 	struct vm *vm = s->control->vm;
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
-	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS];
+	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS], pages[VM_PAGE_SIZES];
 	char *guests[HOST_PORTS];
 	struct stat st;
 
@@ -86,11 +86,13 @@ static void reply_info(struct session *s)
 	info.state_version = STATE_VERSION;
 	info.exits = exits;
 	info.cpu_ns = cpu_ns;
+	info.pages = pages;
 	if (vm->front) {
-		info.n_exits = info.n_cpu_ns = front_counts(vm, exits, cpu_ns, MAX_VCPUS);
+		info.n_exits = info.n_cpu_ns = front_counts(vm, exits, cpu_ns, MAX_VCPUS, pages, &info.n_pages);
 	} else {
 		info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
 		info.n_cpu_ns = vm_cpu_times(vm, cpu_ns, MAX_VCPUS);
+		info.n_pages = vm_page_counts(vm, pages);
 	}
 	info.detail = vm->crash;
 	info.first_run_ns = vm->first_run_ns;
@@ -99,6 +101,7 @@ static void reply_info(struct session *s)
 	info.guests = guests;
 	info.n_guests = vm_guests(vm, guests, HOST_PORTS);
 	info.window_faults = window_faults(vm);
+	info.window_frozen_ns = window_frozen_ns(vm);
 	if (!fstat(vm->memory.fd, &st))
 		info.allocated = (uint64_t)st.st_blocks * 512;
 	reply.kind_case = VMB__REPLY__KIND_INFO;

@@ -474,7 +474,7 @@ void front_power_button(struct vm *vm)
 }
 
 /* What was told last; what is now is asked for: whoever wants to see progress asks again. */
-size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max)
+size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max, uint64_t *pages, size_t *npages)
 {
 	struct front *f = vm->front;
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
@@ -485,6 +485,9 @@ size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max
 		exits[i] = f->told->exits[i];
 		cpu_ns[i] = f->told->cpu_ns[i];
 	}
+	*npages = f->told && f->told->n_pages == VM_PAGE_SIZES ? VM_PAGE_SIZES : 0;
+	for (size_t i = 0; i < *npages; i++)
+		pages[i] = f->told->pages[i];
 	c.kind_case = VMB__FRONT_CALL__KIND_INFO;
 	c.info = &empty;
 	tell(f, &c);

@@ -93,6 +93,8 @@ struct wire_fds;
 /* A BeamInRequest: takes the connection over, which is its lease. */
 void window_beam_in(struct vm *vm, int fd, const Vmb__BeamInRequest *r, struct wire_fds *fds);
 uint64_t window_faults(const struct vm *vm);
+/* How long guests that left have held it up, in all. */
+uint64_t window_frozen_ns(const struct vm *vm);
 /* A handover: who is in the window; three descriptors of each, in that order; and taking them over. */
 void window_state_get(const struct vm *vm, Vmb__VmState *s);
 size_t window_files(const struct vm *vm, int *fds, size_t max);
@@ -131,7 +133,7 @@ int front_fence(struct vm *vm, struct error *e);
 void front_unfence(struct vm *vm);
 void front_power_button(struct vm *vm);
 /* Exits and CPU times of the vCPUs, each at most max; returns how many there are. */
-size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max);
+size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max, uint64_t *pages, size_t *npages);
 void front_msi(struct vm *vm, uint64_t address, uint32_t data);
 /* address 0: the guest's writes there are not to be told any more. */
 struct virtq;
@@ -620,7 +622,6 @@ struct vm {
 	struct virtio_device *balloon; /* one of them; NULL without */
 	struct virtio_device *ports;   /* a host VM's */
 	struct window *window;	       /* a host VM's; NULL until the first guest comes */
-	unsigned int frozen;	       /* leases that keep it from running */
 	struct front *front; /* the vCPUs are in a guest hypervisor */
 	struct back *back;   /* the devices are with another process */
 	struct ring *ring;

@@ -81,6 +81,7 @@ static const uint32_t ioctls[] = {
 	KVM_RUN,
 	KVM_IRQ_LINE,
 	KVM_IOEVENTFD,	     /* a guest moves a BAR */
+	KVM_GET_STATS_FD,    /* page sizes, for `info` */
 	KVM_SIGNAL_MSI,	     /* interrupts from a front half */
 	KVM_SET_GSI_ROUTING, /* a guest programs an interrupt vector */
 	/* capture and restore, and a reset: */

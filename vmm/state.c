@@ -184,7 +184,7 @@ void vm_uncapture(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
-	if (vm->crash[0] || vm->end != VM_END_NONE || vm->frozen || front_is_suspended(vm))
+	if (vm->crash[0] || vm->end != VM_END_NONE || front_is_suspended(vm))
 		return;
 	if (vm->may_run && !vm->may_run(vm->may_run_ctx)) {
 		log_line("%s: does not run here: another process has it", vm->config->name);

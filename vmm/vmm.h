@@ -90,6 +90,10 @@ uint64_t vm_created_ns(const struct vm *vm);
 /* Per vCPU: CPU time of its thread, ns. */
 size_t vm_cpu_times(const struct vm *vm, uint64_t *ns, size_t max);
 size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
+/* Translations that KVM has made for it, and for guests in it: pages of 4 KiB, 2 MiB, 1 GiB.  Returns VM_PAGE_SIZES;
+ * 0 if KVM does not say. */
+enum { VM_PAGE_SIZES = 3 };
+size_t vm_page_counts(const struct vm *vm, uint64_t pages[VM_PAGE_SIZES]);
 /* Descriptors that go with a captured VM, at most max; the VM's.  And at the other end, after vm_restore(): taken
  * over in every case. */
 size_t vm_connections(struct vm *vm, int *fds, size_t max);
@@ -99,8 +103,8 @@ void vm_add_console_client(struct vm *vm, int fd);
 
 /* Guests whose memory is in the beam window of this host VM, at most max; the strings are the VM's. */
 size_t vm_guests(const struct vm *vm, char **names, size_t max);
-/* Does it stand still because one of them is leaving? */
-bool vm_is_frozen(const struct vm *vm);
+/* Is the memory of one of them fenced off? */
+bool vm_guest_is_leaving(const struct vm *vm);
 /* A process in a guest hypervisor: runs the vCPUs of the VM that the other end of the stream `port`
  * describes, on memory of the window device at path `window`.  Returns the exit status.
  * hostile, for tests: when it is told to go it writes to the memory it had and lets the vCPUs run. */

@@ -5,7 +5,9 @@
  * translation of it, nested guests' included; nothing in the host VM is asked.
  *
  * Fence: the host VM stands still (its vCPUs leave KVM_RUN; no device of it can reach the window) until
- * the lease has ended and the memory is out.  What touches the place afterwards finds scratch memory.
+ * the memory is out.  Whoever asked is answered as soon as it stands still: what the taking out costs, and
+ * that grows with the memory, is paid while the guest is restored elsewhere.  A fence that is lifted puts
+ * the memory back.  What touches the place meanwhile and afterwards finds scratch memory.
  */
 #include "vmm/internal.h"
 #include "vmm/wire.h"
@@ -26,12 +28,12 @@ struct extent {
 	int ram, lease; /* -1: still to come, of one that another process had */
 	unsigned int port;
 	struct loop_source *source;
-	bool fenced;
+	bool out; /* fenced: the memory is not there */
 };
 
 struct window {
 	struct extent *first;
-	uint64_t faults;
+	uint64_t faults, frozen_ns;
 };
 
 static struct window *window_of(struct vm *vm)
@@ -39,26 +41,6 @@ static struct window *window_of(struct vm *vm)
 	if (!vm->window)
 		vm->window = xcalloc(1, sizeof(*vm->window));
 	return vm->window;
-}
-
-/* ---- fence */
-
-static void thaw(struct extent *x)
-{
-	if (!x->fenced)
-		return;
-	x->fenced = false;
-	if (--x->vm->frozen == 0 && !x->vm->user_paused)
-		vm_resume(x->vm);
-}
-
-static void freeze(struct extent *x)
-{
-	if (x->fenced)
-		return;
-	x->fenced = true;
-	x->vm->frozen++;
-	vm_pause(x->vm);
 }
 
 /* ---- leases */
@@ -71,21 +53,54 @@ static void free_extent(struct extent *x)
 	free(x);
 }
 
-static void end_lease(struct extent *x)
+static void take_out(struct extent *x)
 {
-	struct extent **at = &x->vm->window->first;
 	struct error e;
 
-	while (*at != x)
-		at = &(*at)->next;
-	*at = x->next;
+	if (x->out)
+		return;
 	if (memory_beam_out(&x->vm->memory, x->offset, x->size, &e)) {
 		/* Never may it run on with memory that is another's now. */
 		log_line("%s: %s", x->vm->config->name, e.text);
 		abort();
 	}
-	thaw(x);
+	x->out = true;
+}
+
+static void end_lease(struct extent *x)
+{
+	struct extent **at = &x->vm->window->first;
+
+	while (*at != x)
+		at = &(*at)->next;
+	*at = x->next;
+	take_out(x);
 	free_extent(x);
+}
+
+static void fence(struct extent *x)
+{
+	struct vm *vm = x->vm;
+	uint64_t start = clock_ns();
+
+	vm_pause(vm);
+	control_reply_ready(x->lease, NULL, 0);
+	take_out(x);
+	if (!vm->user_paused)
+		vm_resume(vm);
+	vm->window->frozen_ns += clock_ns() - start;
+}
+
+static void unfence(struct extent *x)
+{
+	struct error e;
+
+	if (x->out && memory_beam_in(&x->vm->memory, x->offset, x->size, x->ram, &e)) {
+		control_reply_error(x->lease, "%s", e.text);
+		return;
+	}
+	x->out = false;
+	control_reply_ready(x->lease, NULL, 0);
 }
 
 static void on_lease(void *ctx, uint32_t events)
@@ -105,12 +120,10 @@ static void on_lease(void *ctx, uint32_t events)
 	}
 	switch (((Vmb__Request *)msg)->kind_case) {
 	case VMB__REQUEST__KIND_FENCE:
-		freeze(x);
-		control_reply_ready(x->lease, NULL, 0);
+		fence(x);
 		break;
 	case VMB__REQUEST__KIND_UNFENCE:
-		thaw(x);
-		control_reply_ready(x->lease, NULL, 0);
+		unfence(x);
 		break;
 	default:
 		control_reply_error(x->lease, "unknown request");
@@ -195,9 +208,17 @@ size_t vm_guests(const struct vm *vm, char **names, size_t max)
 	return n;
 }
 
-bool vm_is_frozen(const struct vm *vm)
+bool vm_guest_is_leaving(const struct vm *vm)
 {
-	return vm->frozen;
+	for (const struct extent *x = vm->window ? vm->window->first : NULL; x; x = x->next)
+		if (x->out)
+			return true;
+	return false;
+}
+
+uint64_t window_frozen_ns(const struct vm *vm)
+{
+	return vm->window ? vm->window->frozen_ns : 0;
 }
 
 uint64_t window_faults(const struct vm *vm)
@@ -220,6 +241,8 @@ bool window_fault(struct vm *vm)
 		log_line("%s: it touched its beam window where no guest's memory is; scratch memory is there now",
 			 vm->config->name);
 	for (struct extent *x = w->first; x && !r; x = x->next) {
+		if (x->out)
+			continue;
 		if (x->offset > start)
 			r = memory_beam_scratch(&vm->memory, start, x->offset - start, &e);
 		start = x->offset + x->size;

@@ -140,7 +140,7 @@ static int stop_and_capture(struct move *m, struct error *e)
 	vm_pause(s->vm);
 	if (vm_pending_event(s->vm))
 		return error_set(e, "%s", vm_pending_event(s->vm));
-	if (vm_is_frozen(s->vm))
+	if (vm_guest_is_leaving(s->vm))
 		return error_set(e, "a guest VM is just leaving it");
 	end_phase(m);
 	if (fault_point("source.paused"))
@@ -389,7 +389,7 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 		error_set(e, "it has crashed: %s", vm_crash_reason(s->vm));
 	else if (vm_pending_event(s->vm))
 		error_set(e, "%s", vm_pending_event(s->vm));
-	else if (vm_is_frozen(s->vm))
+	else if (vm_guest_is_leaving(s->vm))
 		error_set(e, "a guest VM is just leaving it");
 	else if (r->state_version + 1 < STATE_VERSION + 1)
 		error_set(e, "its state has version %d; the destination reads up to %u",

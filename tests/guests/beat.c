@@ -12,6 +12,7 @@
  *   beat.tick=MS       default 100
  *   beat.load=NAME,... modules to load besides: virtio_balloon, virtio-rng, virtio_console
  *   beat.end=N beat.reboot=N beat.panic=N   after N ticks power off, reset or panic
+ *   beat.jobs=1        nothing of the rest: jobs that the console asks for, timed (beat_jobs.c)
  *   beat.disk=N        N threads write, read back and verify /dev/vda (beat_disk.c)
  *   beat.disksize=SIZE the part of it that they use (default: 64M, or all of a smaller disk)
  *   beat.net=IP/PREFIX[,port=N]   eth0's address; a TCP stream for `beatpeer` on port N (7000)
@@ -316,6 +317,8 @@ int main(void)
 	load_extra_modules();
 	disk_start();
 	net_start();
+	if (opt_number("jobs", 0))
+		jobs_run();
 	mem_start((unsigned)sysconf(_SC_NPROCESSORS_ONLN));
 	tick_for_ever(kmsg);
 }

@@ -73,6 +73,9 @@ bool disk_stats(uint64_t *written, uint64_t *bad);
 void net_start(void);
 bool net_stats(uint64_t *received, uint64_t *sent, uint64_t *bad);
 
+/* beat_jobs.c: does what the console asks for, and never returns. */
+void jobs_run(void) __attribute__((noreturn));
+
 /* What word number `word` of the thing `id` holds after pass `stamp`. */
 static inline uint64_t pattern(uint64_t stamp, uint64_t id, unsigned word)
 {

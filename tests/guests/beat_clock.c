@@ -25,9 +25,6 @@
 #include <time.h>
 #include <x86intrin.h>
 
-/* An offset of CLOCK_REALTIME that shrinks by less is the two reads being apart in time. */
-#define REAL_SLACK_NS 1000000000ll
-
 static _Atomic uint64_t top_mono, top_tsc, backward;
 static _Atomic unsigned prints; /* odd: the ticker's line is on its way out */
 static uint64_t first_mono, first_tsc;
@@ -66,15 +63,14 @@ static void check(_Atomic uint64_t *top, uint64_t seen, uint64_t now)
 
 void clock_check(void)
 {
-	uint64_t mono = atomic_load(&top_mono);
+	uint64_t mono = atomic_load(&top_mono), now = clock_ns();
 	uint64_t tsc;
-	int64_t offset;
 
-	check(&top_mono, mono, clock_ns());
+	check(&top_mono, mono, now);
 	tsc = atomic_load(&top_tsc);
 	check(&top_tsc, tsc, read_tsc());
-	offset = (int64_t)(clock_real() - clock_ns());
-	if (offset < first_offset - REAL_SLACK_NS)
+	/* Read later than `now`, however much: the guest may have stood still between the two. */
+	if ((int64_t)(clock_real() - now) < first_offset)
 		atomic_fetch_add(&backward, 1);
 }
 
@@ -85,9 +81,11 @@ uint64_t clock_backward_steps(void)
 
 void clock_start(void)
 {
+	uint64_t real = clock_real();
+
 	first_mono = clock_ns();
 	first_tsc = read_tsc();
-	first_offset = (int64_t)(clock_real() - first_mono);
+	first_offset = (int64_t)(real - first_mono); /* not more than it is */
 }
 
 static double ns_per_cycle(void)

@@ -36,7 +36,7 @@ $(G)/redisload $(G)/httpload: $(G)/%load: tests/guests/load.c tests/guests/load_
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $(filter %.c, $^)
 
-BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c beat_disk.c beat_net.c)
+BEAT_SRC := $(addprefix tests/guests/, beat.c beat_mem.c beat_clock.c beat_disk.c beat_net.c beat_jobs.c)
 $(G)/beat: $(BEAT_SRC) tests/guests/beat.h tests/guests/beat_line.h tests/guests/beat_stream.h vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"

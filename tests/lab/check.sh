@@ -5,6 +5,8 @@
 # lab, at most RETRIES times; nothing else is tried again.
 set -u
 RETRIES=3
+# What the tests take from the environment, numbers: the lab's own is another.
+OPTIONS='HANDOVERS|MOVES|NESTED|NESTED_ALL|CPUS|REJUVENATIONS|ROUNDS|KILL_ALL|TEST_TIMEOUT'
 cd "$(dirname "$0")/../.." || exit 1
 [ $# -gt 0 ] || set -- $(cat tests/lab/tests.list)
 results=build/tests/lab.results
@@ -17,8 +19,8 @@ while :; do
 		grep -qs " $name " "$results" || left="$left $name"
 	done
 	[ -n "$left" ] || break
-	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- env HANDOVERS="${HANDOVERS:-}" \
-		MOVES="${MOVES:-}" TEST_TIMEOUT="${TEST_TIMEOUT:-}" KILL_ALL="${KILL_ALL:-}" NESTED="${NESTED:-}" NESTED_ALL="${NESTED_ALL:-}" REJUVENATIONS="${REJUVENATIONS:-}" CPUS="${CPUS:-}" sh tests/lab/run.sh "$(pwd)/$results" $left
+	build/vmbeam lab --memory "${LAB_MEMORY:-8G}" -- env $(env | grep -E "^($OPTIONS)=") sh tests/lab/run.sh \
+		"$(pwd)/$results" $left
 	status=$?
 	[ $status = 125 ] || break
 	tries=$((tries + 1))
