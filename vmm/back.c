@@ -16,10 +16,11 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { MAX_DOORBELLS = (MAX_PCI_DEVICES + 1) * VIRTIO_MAX_QUEUES, BUILD_MS = 30000 };
+enum { MAX_DOORBELLS = (MAX_PCI_DEVICES + 1) * VIRTIO_MAX_QUEUES, BUILD_MS = 30000, MAIN_NICE = -15 };
 
 /* A vCPU that waits. */
 struct reader {
@@ -298,6 +299,7 @@ static int capture(struct back *b, uint64_t id, struct error *e)
 	Vmb__FrontEvent ev = VMB__FRONT_EVENT__INIT;
 	Vmb__VmState *s;
 
+	vm_pause(b->vm);
 	if (vm_pending_event(b->vm))
 		return error_set(e, "%s", vm_pending_event(b->vm));
 	console_flush(b->vm->console);
@@ -546,6 +548,7 @@ int vm_back_process(int port, const char *window, const char *empty_dir, bool ho
 
 	fcntl(port, F_SETFL, O_NONBLOCK);
 	signal(SIGPIPE, SIG_IGN);
+	setpriority(PRIO_PROCESS, 0, MAIN_NICE);
 	frames_init(&b->port, port);
 	pthread_cond_init(&b->answered, NULL);
 	b->credit = CONSOLE_TX;

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define KICK_SIGNAL SIGRTMIN
@@ -176,6 +177,8 @@ static void *vcpu_thread(void *arg)
 	struct vcpu *v = arg;
 	struct vm *vm = v->vm;
 
+	if (vm->back) /* the thread that talks with the front half comes before */
+		setpriority(PRIO_PROCESS, 0, 0);
 	pthread_mutex_lock(&vm->lock);
 	while (!vm->quit) {
 		if (v->job != VCPU_JOB_NONE) {
@@ -307,6 +310,14 @@ void vm_pause(struct vm *vm)
 	if (vm->back)
 		back_await_quiet(vm);
 	wait_until_quiet(vm);
+}
+
+void vm_pause_for_capture(struct vm *vm)
+{
+	if (vm->front)
+		vm->running = false;
+	else
+		vm_pause(vm);
 }
 
 int vcpus_do(struct vm *vm, enum vcpu_job job, Vmb__VcpuState **states, struct error *e)

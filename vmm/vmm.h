@@ -116,6 +116,9 @@ void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx);
 /* Returns when no vCPU is in the guest and each has completed its pending port or memory access.
  * Locked; gives the lock up while it waits. */
 void vm_pause(struct vm *vm);
+/* The same before vm_drain() and vm_capture(), except that the vCPUs of a guest VM in a hypervisor stop only with
+ * the capture: one passage of the stream less.  What they ask of a device meanwhile waits there. */
+void vm_pause_for_capture(struct vm *vm);
 /* What the guest has done that is still to be acted upon (a shutdown, a reset, a crash), in words;
  * NULL if it may simply run on.  Locked. */
 const char *vm_pending_event(const struct vm *vm);
@@ -129,7 +132,7 @@ void vm_stop(struct vm *vm);
 
 /* ---- handover (the sequence is zerocopy/'s)
  *
- * Source:      vm_provisional, ..., vm_pause, vm_drain, vm_capture; then either vm_uncapture and
+ * Source:      vm_provisional, ..., vm_pause_for_capture, vm_drain, vm_capture; then either vm_uncapture and
  *              vm_resume, or vm_leave.
  * Destination: vm_create, vm_load_provisional, [vm_warm], vm_restore, vm_resume.
  * All locked.

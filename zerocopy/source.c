@@ -137,7 +137,7 @@ static int stop_and_capture(struct move *m, struct error *e)
 	ssize_t n;
 
 	m->phase = "pause";
-	vm_pause(s->vm);
+	vm_pause_for_capture(s->vm);
 	if (vm_pending_event(s->vm))
 		return error_set(e, "%s", vm_pending_event(s->vm));
 	if (vm_guest_is_leaving(s->vm))
