@@ -40,18 +40,22 @@ static char *image(const char *file, struct error *e)
 	return path;
 }
 
-static uint64_t available_memory(void)
+/* A number of /proc/meminfo; 0 where it is not there. */
+static uint64_t meminfo(const char *key)
 {
 	char line[128];
-	unsigned long long kib = 0;
+	uint64_t value = 0;
+	size_t len = strlen(key);
 	FILE *f = fopen("/proc/meminfo", "re");
 
 	while (f && fgets(line, sizeof(line), f))
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+		if (!strncmp(line, key, len) && line[len] == ':') {
+			value = strtoull(line + len + 1, NULL, 10);
 			break;
+		}
 	if (f)
 		fclose(f);
-	return kib * KIB;
+	return value;
 }
 
 /* Its kernel keeps 64 bytes for each 4 KiB of the window, in its own RAM. */
@@ -63,14 +67,19 @@ static uint64_t largest_window(uint64_t memory)
 /* L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
 int memory_admit(const Vmb__VmConfig *c, struct error *e)
 {
-	uint64_t need = c->memory + c->window / 400, have = available_memory();
+	uint64_t pool = (meminfo("HugePages_Free") - meminfo("HugePages_Rsvd")) * meminfo("Hugepagesize") * KIB;
+	uint64_t need = c->memory + c->window / 400, have = meminfo("MemAvailable") * KIB;
 
 	if (c->window && c->window > largest_window(c->memory))
 		return error_set(e, "window: %llu MiB of memory suffice for %llu MiB, not %llu",
 				 (unsigned long long)(c->memory / MIB),
 				 (unsigned long long)(largest_window(c->memory) / MIB),
 				 (unsigned long long)(c->window / MIB));
-	if (need > have)
+	if (c->hugepages && c->memory > pool)
+		return error_set(e, "memory: %llu MiB are needed, %llu MiB of huge pages are free"
+				    " (/proc/sys/vm/nr_hugepages)",
+				 (unsigned long long)(c->memory / MIB), (unsigned long long)(pool / MIB));
+	if (!c->hugepages && need > have)
 		return error_set(e, "memory: %llu MiB are needed, %llu MiB are available",
 				 (unsigned long long)(need / MIB), (unsigned long long)(have / MIB));
 	return 0;

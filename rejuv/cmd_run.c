@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -233,20 +232,6 @@ static int parse(struct run_options *o, int argc, char **argv, struct error *e)
 	return vm_config_validate(&o->config, e);
 }
 
-static int check_memory(uint64_t bytes, struct error *e)
-{
-	struct sysinfo si;
-	uint64_t have;
-
-	if (sysinfo(&si))
-		return error_set_errno(e, "sysinfo");
-	have = (uint64_t)si.totalram * si.mem_unit;
-	if (bytes > have)
-		return error_set(e, "memory: %llu MiB asked for, this machine has %llu MiB",
-				 (unsigned long long)(bytes / MIB), (unsigned long long)(have / MIB));
-	return 0;
-}
-
 int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e)
 {
 	Vmb__Request r = VMB__REQUEST__INIT;
@@ -306,8 +291,7 @@ int run_main(int argc, char **argv)
 
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
-	if (check_memory(o.config.memory, &e) ||
-	    (o.config.placement[0] && memory_admit(&o.config, &e)) ||
+	if (memory_admit(&o.config, &e) ||
 	    vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
 		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;

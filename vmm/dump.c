@@ -39,22 +39,52 @@ static void fill_registers(const struct kvm_regs *r, const struct kvm_sregs *s,
 	memcpy(greg, &u, MIN(sizeof(*greg), sizeof(u)));
 }
 
-static int fill_note(struct vcpu *v, struct note *n, struct error *e)
+static void fill_note(struct note *n, unsigned int vcpu, const struct kvm_regs *regs, const struct kvm_sregs *sregs)
 {
-	struct kvm_regs regs;
-	struct kvm_sregs sregs;
 	struct elf_prstatus st;
 
-	if (ioctl(v->fd, KVM_GET_REGS, &regs) || ioctl(v->fd, KVM_GET_SREGS, &sregs))
-		return error_set_errno(e, "vCPU %u: registers", v->index);
 	memset(n, 0, sizeof(*n));
 	n->hdr = (Elf64_Nhdr){.n_namesz = 5, .n_descsz = sizeof(n->prstatus), .n_type = NT_PRSTATUS};
 	memcpy(n->name, "CORE", 5);
 	memset(&st, 0, sizeof(st));
-	st.pr_pid = (int)v->index + 1;
-	fill_registers(&regs, &sregs, &st.pr_reg);
+	st.pr_pid = (int)vcpu + 1;
+	fill_registers(regs, sregs, &st.pr_reg);
 	memcpy(n->prstatus, &st, sizeof(st));
-	return 0;
+}
+
+/* Returns how many; one whose hypervisor has gone has its memory, but no registers any more. */
+static unsigned int fill_notes_of_front(struct vm *vm, struct note *notes)
+{
+	Vmb__VmState *s = front_look(vm);
+	struct kvm_regs regs;
+	struct kvm_sregs sregs;
+	unsigned int n = 0;
+
+	for (; s && n < s->n_vcpus && n < vm->config->cpus; n++) {
+		const Vmb__VcpuState *v = s->vcpus[n];
+
+		if (v->regs.len != sizeof(regs) || v->sregs.len != sizeof(sregs))
+			break;
+		memcpy(&regs, v->regs.data, sizeof(regs));
+		memcpy(&sregs, v->sregs.data, sizeof(sregs));
+		fill_note(&notes[n], n, &regs, &sregs);
+	}
+	if (s)
+		vmb__vm_state__free_unpacked(s, NULL);
+	return n;
+}
+
+static int fill_notes(struct vm *vm, struct note *notes, struct error *e)
+{
+	for (unsigned int i = 0; i < vm->nvcpus; i++) {
+		struct kvm_regs regs;
+		struct kvm_sregs sregs;
+
+		if (ioctl(vm->vcpus[i].fd, KVM_GET_REGS, &regs) || ioctl(vm->vcpus[i].fd, KVM_GET_SREGS, &sregs))
+			return error_set_errno(e, "vCPU %u: registers", i);
+		fill_note(&notes[i], i, &regs, &sregs);
+	}
+	return (int)vm->nvcpus;
 }
 
 /* Copies what exists of one range; the rest stays a hole. */
@@ -82,7 +112,7 @@ static int write_range(struct vm *vm, int fd, uint64_t ram_off, uint64_t size, u
 int vm_dump(struct vm *vm, int fd, struct error *e)
 {
 	uint64_t low = memory_low_size(&vm->memory), high = vm->memory.size - low, off;
-	size_t notes_len = vm->nvcpus * sizeof(struct note);
+	size_t notes_len;
 	Elf64_Phdr ph[3] = {{0}};
 	Elf64_Ehdr eh = {
 		.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
@@ -95,13 +125,17 @@ int vm_dump(struct vm *vm, int fd, struct error *e)
 		.e_phnum = high ? 3 : 2,
 	};
 	struct note *notes;
-	int r = 0;
+	int r = 0, n;
 
 	if (vm->running)
 		return error_set(e, "it is running; pause it first");
-	notes = xcalloc(vm->nvcpus, sizeof(*notes));
-	for (unsigned int i = 0; i < vm->nvcpus && !r; i++)
-		r = fill_note(&vm->vcpus[i], &notes[i], e);
+	notes = xcalloc(vm->config->cpus, sizeof(*notes));
+	n = vm->front ? (int)fill_notes_of_front(vm, notes) : fill_notes(vm, notes, e);
+	if (n < 0) {
+		free(notes);
+		return -1;
+	}
+	notes_len = (size_t)n * sizeof(*notes);
 	off = ALIGN_UP(sizeof(eh) + sizeof(ph) + notes_len, 4096);
 	ph[0] = (Elf64_Phdr){.p_type = PT_NOTE,
 			     .p_offset = sizeof(eh) + sizeof(ph),
@@ -121,7 +155,7 @@ int vm_dump(struct vm *vm, int fd, struct error *e)
 			     .p_filesz = high,
 			     .p_memsz = high,
 			     .p_align = 4096};
-	if (!r && (pwrite_all(fd, &eh, sizeof(eh), 0) < 0 ||
+	if ((pwrite_all(fd, &eh, sizeof(eh), 0) < 0 ||
 		   pwrite_all(fd, ph, sizeof(ph), sizeof(eh)) < 0 ||
 		   pwrite_all(fd, notes, notes_len, sizeof(eh) + sizeof(ph)) < 0))
 		r = error_set_errno(e, "cannot write");

@@ -614,6 +614,29 @@ static void drop_devices(Vmb__VmState *s)
 	s->config = NULL;
 }
 
+Vmb__VmState *front_look(struct vm *vm)
+{
+	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	Vmb__FrontEvent *answer;
+	Vmb__VmState *s = NULL;
+	struct error e;
+
+	if (vm->front->held)
+		return (Vmb__VmState *)message_copy(&vm->front->held->base);
+	c.kind_case = VMB__FRONT_CALL__KIND_CAPTURE;
+	c.capture = &empty;
+	answer = vm->front->gone ? NULL : ask(vm->front, &c, &e);
+	if (answer && answer->kind_case == VMB__FRONT_EVENT__KIND_CAPTURED) {
+		s = answer->captured;
+		answer->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
+	}
+	if (answer)
+		vmb__front_event__free_unpacked(answer, NULL);
+	hear_rest(vm->front);
+	return s;
+}
+
 Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 {
 	struct front *f = vm->front;

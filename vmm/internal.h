@@ -121,6 +121,8 @@ int front_boot(struct vm *vm, const struct boot_entry *entry, struct error *e);
 /* The vCPUs, as vcpu.c does it for a whole VM. */
 void front_resume(struct vm *vm);
 void front_pause(struct vm *vm);
+/* The state of one that is paused, where it can be had: its vCPUs'.  NULL, or to be freed. */
+Vmb__VmState *front_look(struct vm *vm);
 Vmb__VmState *front_capture(struct vm *vm, struct error *e);
 int front_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
 int front_warm(struct vm *vm, struct error *e);

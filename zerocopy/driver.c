@@ -96,7 +96,7 @@ static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
 		return error_set(e, "%s", d->r->blockers[0]);
 	d->r->memory_bytes = offer->provisional->config->memory;
 	snprintf(d->r->from, sizeof(d->r->from), "%s", offer->provisional->config->placement);
-	if (d->r->from[0] && (!d->o->placement || !strcmp(d->o->placement, d->r->from)))
+	if (d->r->from[0] && d->o->placement && !strcmp(d->o->placement, d->r->from))
 		return error_set(e, "it is in hypervisor %s already", d->r->from);
 	if (offer->n_fd_names > VM_MAX_FILES || d->files.count != offer->n_fd_names + 1)
 		return error_set(e, "the VM's process made no sense");
@@ -127,7 +127,9 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	in.instance = d->instance;
 	in.source = offer->instance;
 	/* In a recovery, on the host: its hypervisor may be what has failed. */
-	in.placement = (char *)(uintptr_t)(recover ? "" : d->o->placement ? d->o->placement : offer->provisional->config->placement);
+	in.placement = offer->provisional->config->placement;
+	if (d->o->placement || recover)
+		in.placement = (char *)(uintptr_t)(recover ? "" : d->o->placement);
 	in.warm = d->o->warm && !d->o->dry_run && !recover;
 	in.recover = recover;
 	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");

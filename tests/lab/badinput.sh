@@ -12,7 +12,8 @@ head -c 100 "$LAB/vmlinuz" >cut
 run "too short" a cut ""
 head -c 100000 /dev/urandom >noise
 run "neither a bzImage" a noise ""
-run "this machine has" a "$LAB/vmlinux" "--memory 900G"
+run "MiB are available" a "$LAB/vmlinux" "--memory 900G"
+run "of huge pages are free" a "$LAB/vmlinux" "--memory 64M --hugepages"
 run "No such file" a "$LAB/vmlinux" "--disk /nonexistent"
 run "neither a file nor a block device" a "$LAB/vmlinux" "--disk /dev/null"
 run "no such interface" a "$LAB/vmlinux" "--net tap=nosuch"

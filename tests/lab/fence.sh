@@ -12,6 +12,11 @@ check "pause" vmbeam pause g
 check "move" vmbeam migrate g --to hv-b --json >move.json
 [ "$(state_of g)" = paused ] || fail "g is $(state_of g)"
 check "first dump" vmbeam dump g --out first
+# Bytes of registers in a dump: p_filesz of its first program header.
+notes() {
+	od -An -tu8 -j96 -N8 "$1"
+}
+[ "$(notes first)" -gt 0 ] || fail "no registers in the dump"
 faults() {
 	[ "$(vmbeam info hv-a --json | sed -n 's/.*"window_faults": \([0-9]*\).*/\1/p')" -gt 0 ]
 }
@@ -33,6 +38,7 @@ pid=$(vmbeam info hv-b --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
 kill -9 "$pid"
 wait_for 20 in_state g crashed
 check "its memory is kept" vmbeam dump g --out third
+[ "$(notes third)" -eq 0 ] || fail "registers of a VM whose hypervisor has gone"
 check "stop" vmbeam stop g
 check "power off" vmbeam stop other --timeout 60
 check "memory, clock and serial" beatcheck --min ticks=5 other.log >verdict

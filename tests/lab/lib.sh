@@ -50,6 +50,18 @@ json() {
 	sed -n "s/^ *\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -n 1
 }
 
+# phases FILE: "NAME NS" for each phase of a move's JSON.
+phases() {
+	sed -n '/"phases"/,/]/p' "$1" | tr -d '{}[]:,"\n' | sed 's/name \([a-z]*\) *ns \([0-9]*\)/\n\1 \2\n/g' | grep -E '^[a-z]+ [0-9]+$'
+}
+
+# phase_table FILE: such lines of many moves; one line of medians in ms.
+phase_table() {
+	for phase in $(awk '!seen[$1]++ { print $1 }' "$1"); do
+		echo "$phase $(awk -v p="$phase" '$1 == p { print $2 }' "$1" | median)"
+	done | awk '{ printf "%s %.1f  ", $1, $2 / 1e6 }'
+}
+
 # median of the numbers on standard input
 median() {
 	sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'

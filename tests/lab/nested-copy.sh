@@ -52,7 +52,7 @@ for _ in $(seq $N); do
 	for to in hv-b hv-a; do
 		check "move" vmbeam migrate g --to $to --json >move.json
 		json move.json total_ns >>move.totals
-		awk '/"warm"/ { getline; gsub(/[^0-9]/, ""); print }' move.json >>move.warms
+		phases move.json | sed -n 's/^warm //p' >>move.warms
 		json move.json downtime_ns >>move.downtimes
 		sleep 1
 	done

@@ -7,7 +7,7 @@ thp=/sys/kernel/mm/transparent_hugepage/shmem_enabled
 
 # ask GUEST JOB: how long the guest took for it, ns.
 ask() {
-	before=$(grep -c "^job $2 " $1.log)
+	before=$(grep -c "^job $2 " $1.log) || true
 	printf '%s\n' $2 | socat -t 0.2 - UNIX-CONNECT:/run/vmbeam/$1/console >/dev/null
 	wait_for 120 done_more $1 $2 $before
 	sed -n "s/^job $2 ns=//p" $1.log | tail -n 1

@@ -34,6 +34,7 @@ moved() {
 	json move.json downtime_ns >>"$kind.downtimes"
 	json move.json total_ns >>"$kind.totals"
 	json move.json bytes_sent >>"$kind.bytes"
+	phases move.json >>"$kind.phases"
 	note "moved to $1: $(json move.json downtime_ns) "; sleep 0.5
 }
 
@@ -44,6 +45,7 @@ while [ $i -lt "$N" ]; do
 	i=$((i + 1))
 done
 kind=mixed
+moved fresh
 moved host
 kind=host
 moved fresh
@@ -79,6 +81,8 @@ check "stop hv-b" vmbeam hypervisor stop hv-b
 [ -z "$(pgrep -x vmbeam-vmm)" ] || fail "a process is left"
 echo "= $N nested moves: median downtime $(median <nested.downtimes) ns, total $(median <nested.totals) ns," \
 	"at most $(sort -n nested.bytes | tail -n 1) bytes copied; at host: $(median <host.downtimes) ns"
+echo "= nested, ms: $(phase_table nested.phases)"
+echo "= at host, ms: $(phase_table host.phases)"
 [ -z "${NESTED_ALL:-}" ] || echo "= its host VM to a fresh process: downtime $(median <hv.downtimes) ns; rejuvenated by beam: $(json rejuvenation.json downtime_ns) ns, warm: $(json warm.json downtime_ns) ns"
 echo "= guest: $(cat verdict); peer: $(tr -d '\n' <peer.json)"
 [ "$(sort -n nested.bytes | tail -n 1)" -lt 1048576 ] || fail "more than 1 MiB was copied"
