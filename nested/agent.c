@@ -99,9 +99,9 @@ static void open_standard_files(void)
 {
 	int null = open("/dev/null", O_RDWR), console = open("/dev/console", O_WRONLY | O_NOCTTY);
 
+	dup2(console >= 0 ? console : null, STDERR_FILENO); /* before the others: these two may be 0 and 1 */
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);
-	dup2(console >= 0 ? console : null, STDERR_FILENO);
 	if (null > STDERR_FILENO)
 		close(null);
 	if (console > STDERR_FILENO)

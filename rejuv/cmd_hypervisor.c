@@ -64,22 +64,37 @@ static uint64_t largest_window(uint64_t memory)
 	return memory > KERNEL_NEEDS ? (memory - KERNEL_NEEDS) * 64 : 0;
 }
 
-/* L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
+/* Then the kernel decides when the memory is mapped. */
+static bool may_grow_pool(void)
+{
+	FILE *f = fopen("/proc/sys/vm/nr_overcommit_hugepages", "re");
+	unsigned long pages = 0;
+
+	if (f && fscanf(f, "%lu", &pages) != 1)
+		pages = 0;
+	if (f)
+		fclose(f);
+	return pages;
+}
+
+/* What is there now counts; what running VMs have not touched yet is not taken off.
+ * L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
 int memory_admit(const Vmb__VmConfig *c, struct error *e)
 {
-	uint64_t pool = (meminfo("HugePages_Free") - meminfo("HugePages_Rsvd")) * meminfo("Hugepagesize") * KIB;
-	uint64_t need = c->memory + c->window / 400, have = meminfo("MemAvailable") * KIB;
+	uint64_t reserved = meminfo("HugePages_Rsvd"), free_pages = meminfo("HugePages_Free"); /* in this order */
+	uint64_t pool = (free_pages - MIN(reserved, free_pages)) * meminfo("Hugepagesize") * KIB;
+	uint64_t need = (c->hugepages ? 0 : c->memory) + c->window / 400, have = meminfo("MemAvailable") * KIB;
 
 	if (c->window && c->window > largest_window(c->memory))
 		return error_set(e, "window: %llu MiB of memory suffice for %llu MiB, not %llu",
 				 (unsigned long long)(c->memory / MIB),
 				 (unsigned long long)(largest_window(c->memory) / MIB),
 				 (unsigned long long)(c->window / MIB));
-	if (c->hugepages && c->memory > pool)
+	if (c->hugepages && c->memory > pool && !may_grow_pool())
 		return error_set(e, "memory: %llu MiB are needed, %llu MiB of huge pages are free"
 				    " (/proc/sys/vm/nr_hugepages)",
 				 (unsigned long long)(c->memory / MIB), (unsigned long long)(pool / MIB));
-	if (!c->hugepages && need > have)
+	if (need > have)
 		return error_set(e, "memory: %llu MiB are needed, %llu MiB are available",
 				 (unsigned long long)(need / MIB), (unsigned long long)(have / MIB));
 	return 0;
@@ -154,6 +169,18 @@ static void print_hello(const char *name, const Vmb__AgentHello *h, uint64_t ns,
 				 "ready_ns", (json_int_t)ns, "phases", phases));
 }
 
+static bool tsc_is_trusted(void)
+{
+	FILE *f = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
+	char name[16] = "";
+
+	if (f && fscanf(f, "%15s", name) != 1)
+		name[0] = 0;
+	if (f)
+		fclose(f);
+	return !strcmp(name, "tsc");
+}
+
 /* Waits for the agent and looks at what it says of itself. */
 static Vmb__AgentMessage *await_agent(const Vmb__VmConfig *c, struct error *e)
 {
@@ -189,7 +216,10 @@ Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t
 	c.window = window;
 	c.kernel = image("vmlinuz", e);
 	c.initrd = c.kernel ? image("initramfs", e) : NULL;
-	c.append = (char *)(uintptr_t) "console=ttyS0 quiet panic=-1";
+	/* Where this kernel trusts the time stamp counter, the host VM's is the same, on all its CPUs: otherwise its
+	 * KVM would give the vCPUs of one guest counters that differ. */
+	c.append = (char *)(uintptr_t)(tsc_is_trusted() ? "console=ttyS0 quiet panic=-1 tsc=reliable"
+							: "console=ttyS0 quiet panic=-1");
 	c.rng = c.virtio_console = true;
 	if (!strcmp(name, "host") || !strcmp(name, "fresh"))
 		error_set(e, "'%s' means another place", name);

@@ -14,11 +14,13 @@
 #include "zerocopy/zerocopy.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { DRAIN_S = 10, VERIFY_MS = 10000, LOOK_MS = 20, LEAVE_MS = 5000, CLEAR_MS = 20000, WARM_MS = 120000 };
@@ -27,9 +29,11 @@ struct rejuvenation {
 	const char *name, *method;
 	char fresh[72]; /* its name until the old one is gone */
 	bool json, dry_run;
+	uint64_t parallel; /* guest VMs on their way at a time */
 	struct handover_options o;
 	char *guests[VM_HOST_PORTS];
-	size_t nguests, moved;
+	size_t nguests;
+	bool begun; /* guests may be elsewhere by now */
 	Vmb__Reply *old; /* the old one's info */
 	uint64_t available[2]; /* bytes, before and after */
 	json_t *moves;
@@ -58,11 +62,14 @@ static int parse(int argc, char **argv, struct rejuvenation *r)
 	static const struct option options[] = {{"method", required_argument, NULL, 'm'},
 						{"dry-run", no_argument, NULL, 'd'},
 						{"no-warm", no_argument, NULL, 'w'},
+						{"parallel", required_argument, NULL, 'p'},
 						{"json", no_argument, NULL, 'j'},
 						{NULL, 0, NULL, 0}};
+	struct error e;
 	int opt;
 
 	r->method = "auto";
+	r->parallel = 1; /* shortest downtime of each */
 	r->o.entry = vmm_process;
 	r->o.warm = true;
 	r->o.drain_timeout_ns = DRAIN_S * 1000000000ull;
@@ -76,6 +83,10 @@ static int parse(int argc, char **argv, struct rejuvenation *r)
 				return cli_usage("rejuvenate: --method %s: auto, beam or warm is expected",
 						 optarg);
 			r->method = optarg;
+			break;
+		case 'p':
+			if (parse_uint(optarg, 1, VM_HOST_PORTS, &r->parallel, &e))
+				return cli_usage("rejuvenate: --parallel: %s", e.text);
 			break;
 		case 'd':
 			r->dry_run = true;
@@ -186,21 +197,100 @@ static int verify(const char *guest, const char *place, struct error *e)
 	return error_set(e, "its vCPUs have made no progress for %d s", VERIFY_MS / 1000);
 }
 
-static int move_one(struct rejuvenation *r, const char *guest, struct error *e)
-{
-	struct handover_report report;
-	int result;
+/* ---- moving: a process for each guest VM that is on its way */
 
+struct mover {
+	pid_t pid;
+	int pipe;
+};
+
+struct outcome {
+	int moved, verified; /* 0, or -1 and... */
+	struct handover_report report;
+	struct error error;
+};
+
+static void move_one(struct rejuvenation *r, const char *guest, struct outcome *o)
+{
 	r->o.placement = r->fresh;
-	result = handover_drive(guest, &r->o, &report);
-	json_array_append_new(r->moves, handover_json(guest, r->fresh, &report, result));
-	if (result)
-		return error_set(e, "%s: in phase %s: %.300s", guest, report.phase, report.error.text);
-	progress(r, "%s: moved, total %.1f ms, downtime %.2f ms, copied %llu bytes", guest,
-		 (double)report.total_ns / 1e6, (double)report.downtime_ns / 1e6,
-		 (unsigned long long)report.state_bytes);
-	r->moved++;
+	o->moved = handover_drive(guest, &r->o, &o->report);
+	o->verified = o->moved ? -1 : verify(guest, r->fresh, &o->error);
+	if (o->moved && o->report.held) { /* its hypervisor died under the move: it goes on on the host */
+		struct handover_report again;
+
+		r->o.placement = "";
+		r->o.fault = NULL;
+		handover_drive(guest, &r->o, &again); /* say_where() tells what has come of it */
+	}
+}
+
+static int start_move(struct rejuvenation *r, const char *guest, struct mover *m, struct error *e)
+{
+	static struct outcome o;
+	int pipes[2];
+
+	if (pipe2(pipes, O_CLOEXEC))
+		return error_set_errno(e, "pipe");
+	m->pid = fork();
+	if (!m->pid) {
+		close(pipes[0]);
+		move_one(r, guest, &o);
+		_exit(write(pipes[1], &o, sizeof(o)) != sizeof(o));
+	}
+	close(pipes[1]);
+	m->pipe = pipes[0];
+	if (m->pid < 0) {
+		close(m->pipe);
+		return error_set_errno(e, "fork");
+	}
 	return 0;
+}
+
+static int finish_move(struct rejuvenation *r, const char *guest, struct mover *m, struct error *e)
+{
+	static struct outcome o;
+	size_t have = 0;
+	ssize_t n;
+
+	while (have < sizeof(o) && (n = read(m->pipe, (char *)&o + have, sizeof(o) - have)) > 0)
+		have += (size_t)n;
+	close(m->pipe);
+	waitpid(m->pid, NULL, 0);
+	if (have < sizeof(o))
+		return error_set(e, "%s: the process that moved it has died", guest);
+	json_array_append_new(r->moves, handover_json(guest, r->fresh, &o.report, o.moved));
+	if (o.moved)
+		return error_set(e, "%s: in phase %s: %.300s", guest, o.report.phase, o.report.error.text);
+	progress(r, "%s: moved, total %.1f ms, downtime %.2f ms, copied %llu bytes", guest,
+		 (double)o.report.total_ns / 1e6, (double)o.report.downtime_ns / 1e6,
+		 (unsigned long long)o.report.state_bytes);
+	if (!o.verified)
+		return 0;
+	return error_set(e, "%s: it moved, but: %.300s", guest, o.error.text);
+}
+
+/* At most r->parallel at a time; after one that fails no more are begun. */
+static int move_all(struct rejuvenation *r, struct error *e)
+{
+	struct mover m[VM_HOST_PORTS];
+	int result = 0;
+
+	for (size_t done = 0, begun = 0; !result && done < r->nguests;) {
+		while (!result && begun < r->nguests && begun - done < r->parallel) {
+			result = start_move(r, r->guests[begun], &m[begun], e);
+			begun += !result;
+		}
+		for (; done < begun; done++) {
+			struct error why;
+
+			if (!finish_move(r, r->guests[done], &m[done], &why))
+				continue;
+			if (!result)
+				*e = why;
+			result = -1;
+		}
+	}
+	return result;
 }
 
 static int request(const char *vm, Vmb__Request *req, const int *fd, struct error *e)
@@ -331,7 +421,6 @@ static int let_go(struct rejuvenation *r, size_t i, struct held *h, struct error
 					"downtime_ns", (json_int_t)(now - h->since)));
 	progress(r, "%s: runs %s, downtime %.2f ms", r->guests[i], there ? "in the fresh one" : "on the host",
 		 (double)(now - h->since) / 1e6);
-	r->moved++;
 	return there ? verify(r->guests[i], r->name, e)
 		     : error_set(e, "%s: could not go back: %.300s", r->guests[i], why.text);
 }
@@ -347,6 +436,7 @@ static int run_warm(struct rejuvenation *r, struct error *e)
 	struct held held[VM_HOST_PORTS] = {{.is_held = false}};
 	int result = 0;
 
+	r->begun = true;
 	snprintf(r->phase, sizeof(r->phase), "suspend");
 	for (size_t i = 0; i < r->nguests && !result; i++) {
 		held[i].since = clock_ns();
@@ -407,17 +497,10 @@ static int run(struct rejuvenation *r, struct error *e)
 	snprintf(r->phase, sizeof(r->phase), "start");
 	if (start_fresh(r, e))
 		return -1;
-	for (size_t i = 0; i < r->nguests; i++) {
-		snprintf(r->phase, sizeof(r->phase), "move");
-		if (move_one(r, r->guests[i], e))
-			return -1;
-		snprintf(r->phase, sizeof(r->phase), "verify");
-		if (verify(r->guests[i], r->fresh, e)) {
-			struct error why = *e;
-
-			return error_set(e, "%s: %.300s", r->guests[i], why.text);
-		}
-	}
+	snprintf(r->phase, sizeof(r->phase), "move");
+	r->begun = true;
+	if (move_all(r, e))
+		return -1;
 	snprintf(r->phase, sizeof(r->phase), "retire");
 	if (retire_old(r, e))
 		return -1;
@@ -471,7 +554,7 @@ int rejuvenate_main(int argc, char **argv)
 			      "total_ns", (json_int_t)(clock_ns() - begin), "available_before_bytes",
 			      (json_int_t)r.available[0], "available_after_bytes", (json_int_t)r.available[1],
 			      "guests", r.moves);
-	if (result && r.moved + json_array_size(r.moves))
+	if (result && r.begun)
 		say_where(&r, j);
 	if (j)
 		cli_print_json(j);

@@ -33,7 +33,7 @@ static const struct command {
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
 	 "             | list [--json] | leak NAME SIZE | hostile NAME (both for tests)"},
 	{"rejuvenate", rejuvenate_main,
-	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--dry-run] [--no-warm] [--json]"},
+	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 

@@ -460,8 +460,8 @@ void back_reset(struct vm *vm)
 	Vmb__FrontEvent ev = VMB__FRONT_EVENT__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 
+	vm_pause(vm); /* a capture that comes meanwhile is refused: there is a reset to be told */
 	vm->reset_wanted = false;
-	vm_pause(vm);
 	ev.kind_case = VMB__FRONT_EVENT__KIND_RESET;
 	ev.reset = &empty;
 	tell(vm->back, &ev);

@@ -122,7 +122,7 @@ static void do_pause(struct session *s, bool pause)
 		control_reply_error(s->fd, "guest VMs run in it: pause them");
 		return;
 	}
-	if (!pause && front_is_suspended(vm)) {
+	if (!pause && vm_is_held(vm)) {
 		control_reply_error(s->fd, "its hypervisor is gone: migrate it to host");
 		return;
 	}

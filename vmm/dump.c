@@ -91,21 +91,12 @@ static int fill_notes(struct vm *vm, struct note *notes, struct error *e)
 static int write_range(struct vm *vm, int fd, uint64_t ram_off, uint64_t size, uint64_t file_off,
 		       struct error *e)
 {
-	uint64_t end = ram_off + size, at = ram_off;
+	uint64_t end = ram_off + size, start, at = ram_off;
 
-	while (at < end) {
-		off_t data = lseek(vm->memory.fd, (off_t)at, SEEK_DATA), hole;
-
-		if (data < 0 || (uint64_t)data >= end)
-			break;
-		hole = lseek(vm->memory.fd, data, SEEK_HOLE);
-		if (hole <= data)
-			break;
-		at = MIN((uint64_t)hole, end);
-		if (pwrite_all(fd, vm->memory.base + data, at - (uint64_t)data,
-			       (off_t)(file_off + ((uint64_t)data - ram_off))) < 0)
+	while (at < end && memory_next_extent(&vm->memory, &start, &at) && start < end)
+		if (pwrite_all(fd, vm->memory.base + start, MIN(at, end) - start,
+			       (off_t)(file_off + (start - ram_off))) < 0)
 			return error_set_errno(e, "cannot write");
-	}
 	return 0;
 }
 

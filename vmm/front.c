@@ -16,14 +16,16 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
 enum {
-	LEASE_MS = 20000,
+	LEASE_MS = 20000,	/* and a second for each GiB: that much may have to be taken out before */
 	CALL_MS = 30000,
+	LOOK_MS = 2000,
 	MAX_EXTENTS = 16384,
 	OUT_MARK = 256 * 1024, /* bytes that wait to be sent */
 	RELAY_SIZE = 4 * CONSOLE_TX, /* of what came with a state; it grows no more than CONSOLE_TX else */
@@ -49,16 +51,23 @@ struct front {
 
 /* ---- giving up */
 
-static void part(struct front *f)
+/* Says no more to the other half. */
+static void hang_up(struct front *f)
 {
 	f->gone = true;
 	f->resumed = false;
 	loop_remove(f->source);
-	loop_remove(f->lease_source);
-	f->source = f->lease_source = NULL;
+	f->source = NULL;
 	close_fd(&f->port.fd);
-	close_fd(&f->lease); /* takes the memory out of the window */
 	f->port.out_len = 0;
+}
+
+static void part(struct front *f)
+{
+	hang_up(f);
+	loop_remove(f->lease_source);
+	f->lease_source = NULL;
+	close_fd(&f->lease); /* takes the memory out of the window */
 }
 
 static int give_up(struct front *f, struct error *e)
@@ -209,6 +218,8 @@ static void on_port(void *ctx, uint32_t events)
 	struct front *f = ctx;
 	struct error e;
 
+	if (f->vm->end != VM_END_NONE)
+		return; /* it has left: whatever the hypervisor says is said to nobody */
 	if (frames_flush(&f->port, &e) || (events & ~(uint32_t)EPOLLOUT && frames_read(&f->port, &e)) ||
 	    hear(f, 0, NULL, &e)) {
 		/* What it said last, its end perhaps, was heard. */
@@ -219,22 +230,28 @@ static void on_port(void *ctx, uint32_t events)
 	update_watch(f);
 }
 
-/* The host VM has ended. */
+/* The host VM has ended, or has let the memory go. */
 static void on_lease(void *ctx, uint32_t events)
 {
+	struct front *f = ctx;
 	struct error e;
 
 	(void)events;
+	if (f->gone) {
+		part(f);
+		return;
+	}
 	error_set(&e, "its host VM has gone");
-	give_up(ctx, &e);
+	give_up(f, &e);
 }
 
 /* ---- calls */
 
-/* Waits for the answer to a call: done, or with a state. */
-static Vmb__FrontEvent *await(struct front *f, uint64_t id, struct error *e)
+/* Waits for the answer to a call: done, or with a state.  What is late by CALL_MS is given up; by less, its
+ * answer is not waited for any more. */
+static Vmb__FrontEvent *await(struct front *f, uint64_t id, int timeout_ms, struct error *e)
 {
-	uint64_t deadline = clock_ns() + CALL_MS * 1000000ull;
+	uint64_t deadline = clock_ns() + (uint64_t)timeout_ms * 1000000;
 	Vmb__FrontEvent *answer = NULL;
 
 	while (!f->gone && !answer) {
@@ -250,7 +267,11 @@ static Vmb__FrontEvent *await(struct front *f, uint64_t id, struct error *e)
 		if (f->port.out_len)
 			p.events |= POLLOUT;
 		if (now >= deadline)
-			error_set(e, "it has not answered for %d s", CALL_MS / 1000);
+			error_set(e, "it has not answered for %d s", timeout_ms / 1000);
+		if (now >= deadline && timeout_ms < CALL_MS) {
+			update_watch(f);
+			return NULL;
+		}
 		if (now >= deadline ||
 		    (poll(&p, 1, (int)((deadline - now) / 1000000 + 1)) > 0 &&
 		     ((p.revents & POLLOUT && frames_flush(&f->port, e)) ||
@@ -270,19 +291,19 @@ static Vmb__FrontEvent *await(struct front *f, uint64_t id, struct error *e)
 	return answer;
 }
 
-static Vmb__FrontEvent *ask(struct front *f, Vmb__FrontCall *c, struct error *e)
+static Vmb__FrontEvent *ask(struct front *f, Vmb__FrontCall *c, int timeout_ms, struct error *e)
 {
 	c->id = ++f->last_id;
 	if (tell(f, c)) {
 		error_set(e, "%s", f->vm->crash[0] ? f->vm->crash : "its hypervisor has gone");
 		return NULL;
 	}
-	return await(f, c->id, e);
+	return await(f, c->id, timeout_ms, e);
 }
 
 static int call(struct front *f, Vmb__FrontCall *c, struct error *e)
 {
-	Vmb__FrontEvent *answer = ask(f, c, e);
+	Vmb__FrontEvent *answer = ask(f, c, CALL_MS, e);
 
 	if (!answer)
 		return -1;
@@ -626,7 +647,7 @@ Vmb__VmState *front_look(struct vm *vm)
 		return (Vmb__VmState *)message_copy(&vm->front->held->base);
 	c.kind_case = VMB__FRONT_CALL__KIND_CAPTURE;
 	c.capture = &empty;
-	answer = vm->front->gone ? NULL : ask(vm->front, &c, &e);
+	answer = vm->front->gone ? NULL : ask(vm->front, &c, LOOK_MS, &e);
 	if (answer && answer->kind_case == VMB__FRONT_EVENT__KIND_CAPTURED) {
 		s = answer->captured;
 		answer->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
@@ -646,6 +667,10 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 	Vmb__VmState *s = NULL;
 	uint64_t now, gone, signals;
 
+	if (f->held && f->lease >= 0) {
+		error_set(e, "hypervisor %s has not let its memory go yet", vm->config->placement);
+		return NULL;
+	}
 	if (f->held) {
 		s = (Vmb__VmState *)message_copy(&f->held->base);
 		drop_devices(s);
@@ -661,7 +686,7 @@ Vmb__VmState *front_capture(struct vm *vm, struct error *e)
 		signals = f->signals;
 		if (answer)
 			vmb__front_event__free_unpacked(answer, NULL);
-		answer = ask(f, &c, e);
+		answer = ask(f, &c, CALL_MS, e);
 		if (!answer || f->signals == signals)
 			break;
 	}
@@ -723,20 +748,17 @@ int front_warm(struct vm *vm, struct error *e)
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__BackWarm warm = VMB__BACK_WARM__INIT;
 	Vmb__Extent *x = xcalloc(MAX_EXTENTS, sizeof(*x)), **ptrs = xcalloc(MAX_EXTENTS, sizeof(*ptrs));
-	off_t data, hole = 0;
+	uint64_t start, end = 0;
 	int r;
 
 	warm.extents = ptrs;
 	warm.huge = vm->huge_pages;
-	while (warm.n_extents < MAX_EXTENTS && (data = lseek(vm->memory.fd, hole, SEEK_DATA)) >= 0) {
+	while (warm.n_extents < MAX_EXTENTS && memory_next_extent(&vm->memory, &start, &end)) {
 		Vmb__Extent *at = &x[warm.n_extents];
 
-		hole = lseek(vm->memory.fd, data, SEEK_HOLE);
-		if (hole <= data)
-			break;
 		vmb__extent__init(at);
-		at->start = (uint64_t)data;
-		at->size = (uint64_t)(hole - data);
+		at->start = start;
+		at->size = end - start;
 		ptrs[warm.n_extents++] = at;
 	}
 	c.kind_case = VMB__FRONT_CALL__KIND_WARM;
@@ -747,13 +769,17 @@ int front_warm(struct vm *vm, struct error *e)
 	return r;
 }
 
+/* One that fails is the last: an answer that comes late must not be taken for that to the next.  The lease ends,
+ * and its other end closes once the memory is out of reach, or has gone with the host VM. */
 static int lease_request(struct front *f, Vmb__Request__KindCase kind, struct error *e)
 {
-	int r = vmm_simple_request(f->lease, kind, NULL, NULL, LEASE_MS, e);
+	int timeout_ms = LEASE_MS + (int)(f->vm->memory.size / GIB) * 1000;
+	int r = vmm_simple_request(f->lease, kind, NULL, NULL, timeout_ms, e);
 
-	/* One that is answered late must not be taken for the answer to the next. */
-	if (r)
-		give_up(f, e);
+	if (r) {
+		hang_up(f);
+		shutdown(f->lease, SHUT_WR);
+	}
 	return r;
 }
 
@@ -769,21 +795,29 @@ int front_fence(struct vm *vm, struct error *e)
 	return 0;
 }
 
-void front_unfence(struct vm *vm)
+int front_unfence(struct vm *vm, struct error *e)
 {
 	struct front *f = vm->front;
-	struct error e;
 
-	if (f->fenced && !f->gone)
-		lease_request(f, VMB__REQUEST__KIND_UNFENCE, &e);
+	if (f->gone)
+		return error_set(e, "its host VM has gone");
+	if (f->fenced && lease_request(f, VMB__REQUEST__KIND_UNFENCE, e))
+		return -1;
 	f->fenced = false;
+	return 0;
 }
 
 /* ---- leaving one hypervisor and going on in another */
 
-bool front_is_suspended(const struct vm *vm)
+bool vm_is_held(const struct vm *vm)
 {
 	return vm->front && vm->front->held;
+}
+
+void front_hold(struct vm *vm, const Vmb__VmState *captured)
+{
+	vm->front->held = (Vmb__VmState *)message_copy(&captured->base);
+	log_line("%s: hypervisor %s has gone: it is held", vm->config->name, vm->config->placement);
 }
 
 int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e)
@@ -797,18 +831,15 @@ int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e)
 		return error_set(e, "%s", vm_pending_event(vm));
 	if (!vm_drain(vm, drain_timeout_ns, e))
 		f->held = vm_capture(vm, e);
-	/* It stands still until the memory is out of its reach. */
-	if (f->held && !f->gone && lease_request(f, VMB__REQUEST__KIND_FENCE, e)) {
-		vmb__vm_state__free_unpacked(f->held, NULL);
-		f->held = NULL;
-	}
 	if (!f->held) {
-		vm_uncapture(vm);
+		vm_uncapture(vm, NULL);
 		if (!vm->user_paused)
 			vm_resume(vm);
 		return -1;
 	}
-	part(f);
+	/* Without an answer it is held all the same, and the lease says when the memory is out of reach. */
+	if (!lease_request(f, VMB__REQUEST__KIND_FENCE, e))
+		part(f);
 	frames_free(&f->port);
 	return 0;
 }
@@ -818,9 +849,10 @@ int front_reattach(struct vm *vm, const char *placement, int lease, struct error
 	struct front *f = vm->front;
 	char *old = vm->config->placement;
 
-	if (!f->held) {
+	if (!f->held || f->lease >= 0) {
 		close(lease);
-		return error_set(e, "it is not suspended");
+		return error_set(e, f->held ? "its hypervisor has not let its memory go yet"
+					    : "it is not suspended");
 	}
 	begin(f);
 	vm->config->placement = xstrdup(placement);
@@ -836,7 +868,7 @@ int front_reattach(struct vm *vm, const char *placement, int lease, struct error
 	vmb__vm_state__free_unpacked(f->held, NULL);
 	f->held = NULL;
 	vm->handovers++;
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	if (!vm->user_paused)
 		vm_resume(vm);
 	return 0;

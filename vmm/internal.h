@@ -83,6 +83,8 @@ void memory_destroy(struct memory *m);
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 /* Size of the part below the gap. */
 uint64_t memory_low_size(const struct memory *m);
+/* The next run of memory that exists from *end on: false, there is none.  Begin with *end = 0. */
+bool memory_next_extent(const struct memory *m, uint64_t *start, uint64_t *end);
 /* Makes the process's page tables hold what the memfd holds already; allocates nothing. */
 void memory_prefault(const struct memory *m);
 
@@ -130,9 +132,10 @@ int front_warm(struct vm *vm, struct error *e);
  * taken over.  In between the VM is held here and cannot run. */
 int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e);
 int front_reattach(struct vm *vm, const char *placement, int lease, struct error *e);
-bool front_is_suspended(const struct vm *vm);
 int front_fence(struct vm *vm, struct error *e);
-void front_unfence(struct vm *vm);
+int front_unfence(struct vm *vm, struct error *e);
+/* Its hypervisor has gone, but what was captured is all of it. */
+void front_hold(struct vm *vm, const Vmb__VmState *captured);
 void front_power_button(struct vm *vm);
 /* Exits and CPU times of the vCPUs, each at most max; returns how many there are. */
 size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max, uint64_t *pages, size_t *npages);

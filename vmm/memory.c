@@ -226,15 +226,24 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+bool memory_next_extent(const struct memory *m, uint64_t *start, uint64_t *end)
+{
+	off_t data = lseek(m->fd, (off_t)*end, SEEK_DATA), hole;
+
+	if (data < 0)
+		return false;
+	hole = lseek(m->fd, data, SEEK_HOLE);
+	if (hole <= data)
+		return false;
+	*start = (uint64_t)data;
+	*end = (uint64_t)hole;
+	return true;
+}
+
 void memory_prefault(const struct memory *m)
 {
-	off_t data, hole = 0;
+	uint64_t start, end = 0;
 
-	/* Extents that hold data, not the holes: populating those would allocate them. */
-	while ((data = lseek(m->fd, hole, SEEK_DATA)) >= 0) {
-		hole = lseek(m->fd, data, SEEK_HOLE);
-		if (hole <= data)
-			break;
-		madvise(m->base + data, (size_t)(hole - data), MADV_POPULATE_WRITE);
-	}
+	while (memory_next_extent(m, &start, &end))
+		madvise(m->base + start, end - start, MADV_POPULATE_WRITE);
 }

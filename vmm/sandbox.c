@@ -56,6 +56,7 @@ static const struct {
 	{SCMP_SYS(sendmsg), "control replies"},
 	{SCMP_SYS(recvfrom), "console input"},
 	{SCMP_SYS(sendto), "console output"},
+	{SCMP_SYS(shutdown), "a lease that is not answered for"},
 	{SCMP_SYS(setsockopt), "buffer size of a control client"},
 	{SCMP_SYS(getsockopt), "who a control client is"},
 	{SCMP_SYS(munmap), "malloc, state memfd"},

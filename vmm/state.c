@@ -155,6 +155,9 @@ int vm_drain(struct vm *vm, uint64_t timeout_ns, struct error *e)
 	while ((busy = busy_device(vm))) {
 		uint64_t now = clock_ns();
 
+		if (vm->front) /* this may last, and nobody listens to it meanwhile */
+			front_pause(vm);
+
 		if (now >= deadline) {
 			error_set(e, "%s: requests still in flight after %llu ms", busy->id,
 				  (unsigned long long)(timeout_ns / 1000000));
@@ -171,12 +174,19 @@ int vm_fence(struct vm *vm, struct error *e)
 	return vm->front ? front_fence(vm, e) : 0;
 }
 
-void vm_uncapture(struct vm *vm)
+void vm_uncapture(struct vm *vm, const Vmb__VmState *captured)
 {
-	if (front_is_suspended(vm))
+	struct error e;
+
+	if (vm_is_held(vm))
 		return;
-	if (vm->front)
-		front_unfence(vm);
+	if (vm->front && !vm->crash[0] && front_unfence(vm, &e)) {
+		if (captured) {
+			front_hold(vm, captured);
+			return;
+		}
+		vm_crash(vm, "in hypervisor %s: %s", vm->config->placement, e.text);
+	}
 	vm->memory.fenced = false;
 	if (vm->backends_stopped)
 		start_backends(vm);
@@ -184,7 +194,7 @@ void vm_uncapture(struct vm *vm)
 
 void vm_resume(struct vm *vm)
 {
-	if (vm->crash[0] || vm->end != VM_END_NONE || front_is_suspended(vm))
+	if (vm->crash[0] || vm->end != VM_END_NONE || vm_is_held(vm))
 		return;
 	if (vm->may_run && !vm->may_run(vm->may_run_ctx)) {
 		log_line("%s: does not run here: another process has it", vm->config->name);

@@ -191,7 +191,8 @@ static void set_status(struct virtio_device *d, uint8_t v)
 	d->status = v | (d->status & VIRTIO_CONFIG_S_NEEDS_RESET);
 	if (added & VIRTIO_CONFIG_S_DRIVER_OK)
 		d->driver_features &= d->features; /* from one that has not asked for FEATURES_OK */
-	if (added & VIRTIO_CONFIG_S_DRIVER_OK && virtio_running(d)) {
+	/* While stopped it is for whoever starts it again. */
+	if (added & VIRTIO_CONFIG_S_DRIVER_OK && virtio_running(d) && !d->backend_stopped) {
 		if (d->ops->start)
 			d->ops->start(d);
 		virtio_kick_all(d);

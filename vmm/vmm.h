@@ -150,8 +150,11 @@ Vmb__VmState *vm_capture(struct vm *vm, struct error *e);
 /* After a capture: nothing in a guest hypervisor can change the VM any more, nor its memory.  vm_uncapture()
  * takes it back; else it holds until this process ends. */
 int vm_fence(struct vm *vm, struct error *e);
-/* The handover has failed: the backends and the accessor work again. */
-void vm_uncapture(struct vm *vm);
+/* The handover has failed: the backends and the accessor work again.  captured: what vm_capture() gave, or NULL if it
+ * gave nothing.  With it a guest VM whose hypervisor has gone meanwhile is held (vm_is_held), not lost. */
+void vm_uncapture(struct vm *vm, const Vmb__VmState *captured);
+/* All of it is here, but it has no hypervisor to run in: it can be moved. */
+bool vm_is_held(const struct vm *vm);
 int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
 /* Fills this process's page tables and the VM's with the memory that exists; linear in its size. */
 int vm_warm(struct vm *vm, struct error *e);

@@ -156,9 +156,7 @@ static int warm_extents(struct vcpu *v, const Vmb__BackWarm *w, struct error *e)
 
 int vcpu_warm(struct vcpu *v, struct error *e)
 {
-	const struct memory *m = &v->vm->memory;
-	uint64_t step = v->vm->huge_pages ? HUGE_PAGE : 4096;
-	off_t data, hole = 0;
+	uint64_t step = v->vm->huge_pages ? HUGE_PAGE : 4096, start, end = 0;
 
 	if (!v->vm->warm_stub)
 		return 0;
@@ -166,15 +164,8 @@ int vcpu_warm(struct vcpu *v, struct error *e)
 		return -1;
 	if (v->vm->warm_extents)
 		return warm_extents(v, v->vm->warm_extents, e);
-	for (unsigned int i = 0; i < MAX_EXTENTS; i++) {
-		data = lseek(m->fd, hole, SEEK_DATA);
-		if (data < 0)
-			break;
-		hole = lseek(m->fd, data, SEEK_HOLE);
-		if (hole <= data)
-			break;
-		if (warm_extent(v, (uint64_t)data, (uint64_t)hole, step, e))
+	for (unsigned int i = 0; i < MAX_EXTENTS && memory_next_extent(&v->vm->memory, &start, &end); i++)
+		if (warm_extent(v, start, end, step, e))
 			return -1;
-	}
 	return 0;
 }

@@ -362,8 +362,11 @@ static int report(struct drive *d)
 		struct error e;
 
 		error_set(&e, "%s%s", s->error,
-			  s->crashed ? "; its memory is kept by the source" : "; it runs on at the source");
+			  s->crashed ? "; its memory is kept by the source"
+			  : s->held  ? "; it is held: migrate it to host"
+				     : "; it runs on at the source");
 		r->crashed = s->crashed;
+		r->held = s->held;
 		return fail(d, s->phase, &e);
 	}
 	if (t && t->crashed) {

@@ -100,6 +100,7 @@ struct move {
 	int destination_pidfd;
 	uint64_t drain_timeout_ns;
 	const char *phase;
+	Vmb__VmState *captured;
 	Vmb__HandoverResult result;
 	Vmb__Phase phases[8];
 	Vmb__Phase *phase_ptrs[8];
@@ -133,7 +134,6 @@ static int tell_captured(struct handover_source *s, struct error *e)
 static int stop_and_capture(struct move *m, struct error *e)
 {
 	struct handover_source *s = m->s;
-	Vmb__VmState *state;
 	ssize_t n;
 
 	m->phase = "pause";
@@ -154,24 +154,19 @@ static int stop_and_capture(struct move *m, struct error *e)
 		return error_set(e, "fault injected");
 
 	m->phase = "capture";
-	state = vm_capture(s->vm, e);
-	if (!state)
+	m->captured = vm_capture(s->vm, e);
+	if (!m->captured)
 		return -1;
-	if (fault_point("source.captured")) {
-		vmb__vm_state__free_unpacked(state, NULL);
+	if (fault_point("source.captured"))
 		return error_set(e, "fault injected");
-	}
 	end_phase(m);
 	/* What is sealed may be run by whoever is left: it is out of the old hypervisor's reach first. */
 	m->phase = "fence";
-	if (vm_fence(s->vm, e)) {
-		vmb__vm_state__free_unpacked(state, NULL);
+	if (vm_fence(s->vm, e))
 		return -1;
-	}
 	end_phase(m);
 	m->phase = "seal";
-	n = state_write(s->state, state, e);
-	vmb__vm_state__free_unpacked(state, NULL);
+	n = state_write(s->state, m->captured, e);
 	if (n < 0)
 		return -1;
 	m->result.state_bytes = (uint64_t)n;
@@ -258,7 +253,9 @@ static bool take_back(struct move *m, struct error *e)
 	keep_crashed(m, e);
 	return true;
 mine:
-	vm_uncapture(s->vm);
+	vm_uncapture(s->vm, m->captured);
+	m->result.held = vm_is_held(s->vm);
+	m->result.crashed = vm_crash_reason(s->vm)[0];
 	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))
 		vm_resume(s->vm);
 	return true;
@@ -291,6 +288,8 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 		.phase = "begin",
 	};
 	struct error e = {""};
+	/* Where both are in one hypervisor, that stands still until the memory is out of the old place. */
+	int timeout_ms = COMMIT_TIMEOUT_MS + (int)(vm_config(s->vm)->memory / GIB) * 200;
 	uint64_t cpu = cpu_ns();
 	char text[sizeof(e.text)];
 
@@ -302,7 +301,7 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	} else if (fault_point("source.begun")) {
 		error_set(&e, "fault injected");
 		take_back(&m, &e);
-	} else if (!stop_and_capture(&m, &e) && await_destination(&m, COMMIT_TIMEOUT_MS, &e)) {
+	} else if (!stop_and_capture(&m, &e) && await_destination(&m, timeout_ms, &e)) {
 		m.result.completed = !process_has_ended(m.destination_pidfd, 0);
 		if (!m.result.completed)
 			keep_crashed(&m, &e);
@@ -320,6 +319,8 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	send_result(&m);
 	if (m.result.completed)
 		vm_leave(s->vm);
+	if (m.captured)
+		vmb__vm_state__free_unpacked(m.captured, NULL);
 	close_fd(&pidfd);
 	end_handover(s, m.result.completed);
 }

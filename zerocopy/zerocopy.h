@@ -114,6 +114,7 @@ enum { HANDOVER_MAX_PHASES = 16, HANDOVER_MAX_BLOCKERS = 8 };
 struct handover_report {
 	bool completed;
 	bool cancelled;	   /* by request; not completed then */
+	bool held;	   /* its hypervisor has gone; all of it is there, and it can be moved */
 	bool crashed;	   /* not running anywhere; what is held is said in `error` */
 	char from[64];	   /* placement (VmConfig) */
 	char phase[32];	   /* where it failed */

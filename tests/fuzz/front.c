@@ -91,7 +91,7 @@ void fuzz_one(const uint8_t *data, size_t len)
 		free(bytes);
 		vmb__vm_state__free_unpacked(s, NULL);
 	}
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	vm_unlock(vm);
 	run_loop(vm);
 	if (!has_left(vm)) /* its stream has ended */

@@ -144,10 +144,10 @@ bool renew_vm(struct vm *vm, const struct vm_ends *ends)
 		return false;
 	fake_disk = DISK_WORKS;
 	vm_lock(vm);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	drained = !vm_drain(vm, 1000000000, NULL);
 	vm_reset_devices(vm);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	vm->reset_wanted = false;
 	vm_unlock(vm);
 	clear_memory(&vm->memory);

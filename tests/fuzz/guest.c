@@ -216,7 +216,7 @@ static void provisional(void)
 static void drain(uint64_t timeout_ns)
 {
 	if (!vm_drain(vm, timeout_ns, NULL))
-		vm_uncapture(vm);
+		vm_uncapture(vm, NULL);
 }
 
 static void operate(struct input *in)
@@ -313,7 +313,7 @@ static void capture_and_restore(void)
 	platform_state_set(vm, platform);
 	vmb__serial_state__free_unpacked(serial, NULL);
 	vmb__platform_state__free_unpacked(platform, NULL);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	turn();
 }
 

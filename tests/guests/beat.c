@@ -22,7 +22,7 @@
  *   beat ready cpus=N mem=BYTES pages=N threads=N
  *   tick SEQ mono=NS real=NS maxgap=NS pgap=NS late=NS passes=N written=BYTES bad=N back=N
  *           [diskw=BYTES diskbad=N] [netrx=BYTES nettx=BYTES netbad=N] sum=HEX
- *   BEAT MISMATCH ..., BEAT DISK ..., BEAT NET ..., BEAT KERNEL <warning of the guest's kernel>,
+ *   BEAT MISMATCH ..., BEAT CLOCK ..., BEAT DISK ..., BEAT NET ..., BEAT KERNEL <warning of the guest's kernel>,
  * BEAT POWEROFF, BEAT END passes=N bad=N SEQ goes up by one.  maxgap and late (of the tick itself)
  * are since the line before; `sum` is beat_line_sum() of the line up to " sum", so that a lost or
  * doubled character shows too.

@@ -53,10 +53,16 @@ static void raise_to(_Atomic uint64_t *top, uint64_t value)
 		;
 }
 
-static void check(_Atomic uint64_t *top, uint64_t seen, uint64_t now)
+static void went_back(const char *clock, uint64_t by)
+{
+	if (atomic_fetch_add(&backward, 1) < MAX_REPORTS / 4)
+		say("BEAT CLOCK %s went back by %llu", clock, (unsigned long long)by);
+}
+
+static void check(const char *clock, _Atomic uint64_t *top, uint64_t seen, uint64_t now)
 {
 	if (now < seen)
-		atomic_fetch_add(&backward, 1);
+		went_back(clock, seen - now);
 	else
 		raise_to(top, now);
 }
@@ -65,13 +71,15 @@ void clock_check(void)
 {
 	uint64_t mono = atomic_load(&top_mono), now = clock_ns();
 	uint64_t tsc;
+	int64_t offset;
 
-	check(&top_mono, mono, now);
+	check("monotonic", &top_mono, mono, now);
 	tsc = atomic_load(&top_tsc);
-	check(&top_tsc, tsc, read_tsc());
+	check("TSC", &top_tsc, tsc, read_tsc());
 	/* Read later than `now`, however much: the guest may have stood still between the two. */
-	if ((int64_t)(clock_real() - now) < first_offset)
-		atomic_fetch_add(&backward, 1);
+	offset = (int64_t)(clock_real() - now);
+	if (offset < first_offset)
+		went_back("realtime", (uint64_t)(first_offset - offset));
 }
 
 uint64_t clock_backward_steps(void)
@@ -129,7 +137,7 @@ void gap_look(struct gap_watch *g)
 	uint64_t now = read_tsc();
 
 	if (now < g->last)
-		atomic_fetch_add(&backward, 1);
+		went_back("CPU's TSC", g->last - now);
 	else
 		add(g, now - g->last);
 	g->last = now;

@@ -25,7 +25,7 @@ check "the first" vmbeam rejuvenate hv --json >first.json
 before=$(count) shared=$(cat shmem)
 i=0
 while [ $i -lt "$N" ]; do
-	vmbeam rejuvenate hv --json >r.json || fail "rejuvenation $i: $(cat r.json)"
+	vmbeam rejuvenate hv --parallel $((1 + i % 2)) --json >r.json || fail "rejuvenation $i: $(cat r.json)"
 	i=$((i + 1))
 	echo "$i of $N"
 done

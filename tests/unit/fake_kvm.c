@@ -711,7 +711,7 @@ struct vm *make_vm(const struct vm_spec *s, struct vm_ends *ends)
 		fprintf(stderr, "make_vm: %s\n", e.text);
 		abort();
 	}
-	vm_uncapture(vm); /* as vm_resume() does, without the vCPUs */
+	vm_uncapture(vm, NULL); /* as vm_resume() does, without the vCPUs */
 	return vm;
 }
 

@@ -314,7 +314,7 @@ UNIT(disk, takes_up_requests_that_came_while_it_was_stopped)
 	add_read(3);
 	guest_kick(dev, 0);
 	cr_assert_eq(fake_disk_requests, 0u);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	run_loop(vm);
 	cr_assert_eq(ring(0).used->idx, 3);
 	destroy_vm(vm, &ends);
@@ -576,7 +576,7 @@ UNIT(net, many_frames_at_once_go_into_the_buffers_in_order)
 	}
 	cr_assert_gt(n, 8u);
 	offer(250, 512);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	run_loop(vm);
 	for (unsigned int i = 0; i < n; i++)
 		cr_assert_eq(take_frame(&seen, 512, (uint8_t)i), lens[i], "frame %u", i);

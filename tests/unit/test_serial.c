@@ -388,7 +388,7 @@ UNIT(console, writes_a_file_to_the_last_byte)
 	print("later", 5);
 	run_loop(vm);
 	cr_assert_eq(pread(file, back, sizeof(back), 0), 6);
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	cr_assert_eq(pread(file, back, sizeof(back), 0), 11);
 	cr_assert_str_eq(back, "hello\nlater");
 	close(file);

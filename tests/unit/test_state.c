@@ -297,7 +297,7 @@ UNIT(state, a_captured_vm_touches_no_memory_until_it_is_uncaptured)
 	eventfd_write(vm->virtio[0]->queues[0].kick, 1);
 	run_loop(vm);
 	cr_assert_eq(vm->virtio[0]->status & 0x40, 0, "the device failed for being fenced");
-	vm_uncapture(vm);
+	vm_uncapture(vm, NULL);
 	cr_assert(memory_at(&vm->memory, 0, 1));
 	vmb__vm_state__free_unpacked(s, NULL);
 	destroy_vm(vm, &ends);
