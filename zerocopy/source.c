@@ -255,7 +255,7 @@ static bool take_back(struct move *m, struct error *e)
 mine:
 	vm_uncapture(s->vm, m->captured);
 	m->result.held = vm_is_held(s->vm);
-	m->result.crashed = vm_crash_reason(s->vm)[0];
+	m->result.crashed = vm_crash_reason(s->vm)[0] != 0;
 	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))
 		vm_resume(s->vm);
 	return true;
