@@ -14,7 +14,7 @@ endif
 
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
-	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev acpica-tools xxd
+	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
 PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat
 
@@ -41,15 +41,19 @@ STATIC  := -static-pie -Wl,--no-warnings
 endif
 
 # Sources: every .c file of a folder belongs to it; rejuv/main.c is the vmbeam program.
-FOLDERS := proto vmm zerocopy migrate nested rejuv
+FOLDERS := proto vmm zerocopy nested rejuv
 SRC     := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
 PROTO_O := $(OBJ)/proto/vmbeam.pb-c.o
 OBJS    := $(PROTO_O) $(SRC:%.c=$(OBJ)/%.o)
 LIBOBJS := $(filter-out $(OBJ)/rejuv/main.o,$(OBJS))
+# vmbeam-migrate, a program of its own: OpenSSL is in no process that runs a VM.
+MIG_SRC  := $(wildcard migrate/*.c)
+MIG_OBJS := $(MIG_SRC:%.c=$(OBJ)/%.o)
+MIG_LIBS := -lssl -lcrypto
 
 .PHONY: all build help deps clean
 all: build
-build: $(BIN)/vmbeam                      ## build build/vmbeam
+build: $(BIN)/vmbeam $(BIN)/vmbeam-migrate ## build build/vmbeam
 
 help:                                     ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +61,10 @@ help:                                     ## list the targets
 $(BIN)/vmbeam: $(OBJS)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(STATIC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+
+$(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/vmm/,base.o)
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MIG_LIBS)
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
@@ -92,7 +100,7 @@ demo:                                     ## a guest hypervisor is rejuvenated u
 
 .PHONY: lint
 lint: build                               ## clang-tidy over the product's sources
-	$(Q)clang-tidy -quiet $(SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
+	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
 
 include nested/lab.mk
 include nested/hypervisor.mk
@@ -102,4 +110,4 @@ include bench/bench.mk
 clean:                                    ## remove all that was built, downloads included
 	$(Q)rm -rf build
 
--include $(OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(MIG_OBJS:.o=.d)

@@ -55,6 +55,7 @@ int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct erro
 void vm_stop_now(const char *name);
 
 int run_main(int argc, char **argv);
+int network_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
 int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);

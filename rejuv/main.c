@@ -34,6 +34,7 @@ static const struct command {
 	 "             | list [--json] | leak NAME SIZE | hostile NAME (both for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
+	{"certs", network_main, "certs DIR [NAME...] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 
