@@ -201,7 +201,7 @@ void fuzz_seeds(void)
 		free(p);
 		vm_lock(vm);
 		s = vm_drain(vm, 1000000000, &e) ? NULL : vm_capture(vm, &e);
-		vm_uncapture(vm);
+		vm_uncapture(vm, NULL);
 		vm_unlock(vm);
 		if (!s)
 			abort();

@@ -45,7 +45,7 @@ void fuzz_one(const uint8_t *data, size_t len)
 	vm_lock(vm);
 	vm_load_provisional(vm, s, &e);
 	if (!vm_restore(vm, s, &e))
-		vm_uncapture(vm);
+		vm_uncapture(vm, NULL);
 	vm_unlock(vm);
 	run_loop(vm);
 	vmb__vm_state__free_unpacked(s, NULL);
