@@ -105,12 +105,14 @@ int channel_receive(struct channel *c, Vmb__AgentMessage **m, int timeout_ms, st
 {
 	uint64_t deadline = clock_ns() + (uint64_t)timeout_ms * 1000000;
 
-	for (;;) {
+	for (bool looked = false;; looked = true) {
 		ssize_t n;
 
 		*m = take(c);
 		if (*m)
 			return 1;
+		if (looked && clock_ns() >= deadline) /* whatever is still coming in */
+			return 0;
 		if (wait_for(c->fd, POLLIN, deadline) <= 0)
 			return 0;
 		n = read(c->fd, c->buf + c->len, sizeof(c->buf) - c->len);

@@ -136,3 +136,17 @@ UNIT(channel, says_when_nobody_reads_and_when_nobody_is_there)
 	cr_assert(strstr(e.text, "takes nothing"), "%s", e.text);
 	close_channels();
 }
+
+UNIT(channel, noise_without_end_is_heard_no_longer_than_was_asked_for)
+{
+	uint64_t start = clock_ns();
+	Vmb__AgentMessage *got;
+	struct channel noise;
+	int fd = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+
+	channel_init(&noise, fd);
+	cr_expect_eq(channel_receive(&noise, &got, 100, &e), 0);
+	cr_expect_eq(channel_receive(&noise, &got, 0, &e), 0);
+	cr_expect_lt(clock_ns() - start, 5000000000ull);
+	close(fd);
+}
