@@ -13,13 +13,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/random.h>
 #include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -43,7 +45,7 @@ struct agent {
 	struct guest_port port[VM_HOST_PORTS];
 	size_t nports;
 	int epoll, deaths; /* signalfd */
-	bool hostile; /* as tests want it */
+	bool hostile, noisy; /* as tests want it */
 	struct channel channel;
 	Vmb__Phase phases[MAX_PHASES], *phase_ptrs[MAX_PHASES];
 	size_t nphases;
@@ -220,6 +222,21 @@ static void find_ports(struct agent *a)
 		error_set(&a->failed, "%zu of its %d ports are there", a->nports, VM_HOST_PORTS);
 }
 
+/* What a hypervisor in foreign hands might say: never returns. */
+static void __attribute__((noreturn)) make_noise(int fd)
+{
+	uint8_t noise[1024];
+
+	signal(SIGPIPE, SIG_IGN);
+	for (;;) {
+		struct pollfd p = {.fd = fd, .events = POLLOUT};
+
+		if (getrandom(noise, sizeof(noise), 0) < 0 || poll(&p, 1, -1) < 0 ||
+		    (write(fd, noise, sizeof(noise)) < 0 && errno != EAGAIN))
+			_exit(1);
+	}
+}
+
 static void start_guest(struct agent *a, struct guest_port *p)
 {
 	sigset_t none;
@@ -237,6 +254,8 @@ static void start_guest(struct agent *a, struct guest_port *p)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	dup2(p->fd, GUEST_PORT_FD);
 	close_range(GUEST_PORT_FD + 1, ~0u, 0);
+	if (a->noisy)
+		make_noise(GUEST_PORT_FD);
 	_exit(vm_back_process(GUEST_PORT_FD, "/dev/dax0.0", "/run/empty", a->hostile));
 }
 
@@ -355,6 +374,11 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		m.done = &done;
 		a->hostile = true;
 		break;
+	case VMB__AGENT_MESSAGE__KIND_NOISE_REQUEST:
+		a->noisy = true;
+		if (!fork())
+			make_noise(a->channel.fd);
+		return;
 	case VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST:
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;
 		m.done = &done;

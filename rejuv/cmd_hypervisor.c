@@ -328,7 +328,8 @@ static int hypervisor_list(int argc, char **argv)
 	return EXIT_OK;
 }
 
-/* For tests and demonstrations: it ages at once, or does not let go of a guest that has left. */
+/* For tests and demonstrations: it ages at once, does not let go of a guest that has left, or speaks noise (which is
+ * all the answer to that). */
 static int hypervisor_test(int argc, char **argv)
 {
 	Vmb__Empty empty = VMB__EMPTY__INIT;
@@ -338,6 +339,9 @@ static int hypervisor_test(int argc, char **argv)
 	if (argc == 2 && !strcmp(argv[0], "hostile")) {
 		question.kind_case = VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST;
 		question.hostile_request = &empty;
+	} else if (argc == 2 && !strcmp(argv[0], "noise")) {
+		question.kind_case = VMB__AGENT_MESSAGE__KIND_NOISE_REQUEST;
+		question.noise_request = &empty;
 	} else if (argc == 3 && !parse_size(argv[2], &question.leak_request, &e)) {
 		question.kind_case = VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST;
 	} else {
@@ -352,7 +356,7 @@ static int hypervisor_test(int argc, char **argv)
 
 int hypervisor_main(int argc, char **argv)
 {
-	if (argc >= 2 && (!strcmp(argv[1], "leak") || !strcmp(argv[1], "hostile")))
+	if (argc >= 2 && (!strcmp(argv[1], "leak") || !strcmp(argv[1], "hostile") || !strcmp(argv[1], "noise")))
 		return hypervisor_test(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "list"))
 		return hypervisor_list(argc - 1, argv + 1);

@@ -31,7 +31,7 @@ static const struct command {
 	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
-	 "             | list [--json] | leak NAME SIZE | hostile NAME (both for tests)"},
+	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},

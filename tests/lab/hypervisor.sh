@@ -6,6 +6,21 @@ vmbeam hypervisor start hv --memory 1G --window 8G --json >hv.json || fail "star
 [ "$(json hv.json window)" = 8589934592 ] || fail "the window: $(cat hv.json)"
 refuses "exists already" vmbeam hypervisor start hv
 [ "$(state_of hv)" = running ] || fail "hv is $(state_of hv)"
+
+# One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
+check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
+pid=$(vmbeam info hv --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+timeout 60 vmbeam hypervisor noise hv 2>noise.err && fail "noise was an answer"
+timeout 60 vmbeam run g --in hv --kernel "$LAB/vmlinux" --detach 2>run.err && fail "a guest runs in noise"
+grep -q "made no sense" run.err || fail "$(cat run.err)"
+[ ! -e /run/vmbeam/g ] || fail "g: its runtime folder is left"
+timeout 60 vmbeam rejuvenate hv --method beam --dry-run || fail "its guests, of which it has none, cannot be moved"
+timeout 60 vmbeam hypervisor list >list.txt
+grep -q "other *ready" list.txt || fail "the other does not answer: $(cat list.txt)"
+[ "$(vmbeam info hv --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')" = "$pid" ] || fail "its process is another"
+in_state hv running || fail "hv is $(state_of hv)"
+echo "= noise: $(cat noise.err run.err | tr '\n' ';') $(grep hv list.txt)"
+check "stop" vmbeam hypervisor stop other
 check "stop" vmbeam hypervisor stop hv --force
 [ -z "$(pgrep -x vmbeam-vmm)" ] || fail "a process is left"
 echo "= ready for guests after $(($(json hv.json ready_ns) / 1000000)) ms: $(tr -d ' \n' <hv.json)"
