@@ -1,7 +1,6 @@
 /* certs.c: a CA and certificates to test with; the contract is in tls.h.  X.509: RFC 5280. */
 #include "migrate/tls.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
@@ -113,14 +112,11 @@ static int identity_write(const struct identity *i, const char *dir, const char 
 /* "DNS:a,IP:b,..." as OpenSSL reads it: what would end an item is not taken. */
 static int add_name(char *list, const char *name, struct error *e)
 {
-	unsigned char buf[sizeof(struct in6_addr)];
-	bool address = inet_pton(AF_INET, name, buf) == 1 || inet_pton(AF_INET6, name, buf) == 1;
+	bool address = tls_is_address(name);
 	size_t len = strlen(list);
 
-	if (!*name || strcspn(name, ",:\"\\ ") != strlen(name)) {
-		if (!address)
-			return error_set(e, "'%s' is no name of a machine", name);
-	}
+	if (!address && (!*name || strcspn(name, ",:\"\\ ") != strlen(name)))
+		return error_set(e, "'%s' is no name of a machine", name);
 	if (len + strlen(name) + 8 > MAX_NAMES)
 		return error_set(e, "too many names");
 	snprintf(list + len, MAX_NAMES - len, "%s%s:%s", len ? "," : "", address ? "IP" : "DNS", name);

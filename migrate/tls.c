@@ -81,7 +81,7 @@ fail:
 	return NULL;
 }
 
-static bool is_address(const char *host)
+bool tls_is_address(const char *host)
 {
 	unsigned char buf[sizeof(struct in6_addr)];
 
@@ -90,7 +90,7 @@ static bool is_address(const char *host)
 
 static int expect(SSL *s, const char *host)
 {
-	return is_address(host) ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(s), host)
+	return tls_is_address(host) ? X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(s), host)
 				: SSL_set1_host(s, host) && SSL_set_tlsext_host_name(s, host);
 }
 

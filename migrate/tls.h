@@ -19,6 +19,8 @@ SSL_CTX *tls_context(const char *dir, bool server, struct error *e);
 /* Shakes hands over a connected blocking socket, which stays the caller's.  host: whom a client asked for; NULL for a
  * server.  Returns a connection that is to be freed with SSL_free(); NULL: *e says why, in words. */
 SSL *tls_shake_hands(SSL_CTX *ctx, int fd, const char *host, struct error *e);
+/* Is it a numeric address, and no name? */
+bool tls_is_address(const char *host);
 /* What OpenSSL says of the last failure. */
 int tls_error(struct error *e, const char *what);
 

@@ -43,19 +43,11 @@ static char *image(const char *file, struct error *e)
 /* A number of /proc/meminfo; 0 where it is not there. */
 static uint64_t meminfo(const char *key)
 {
-	char line[128];
-	uint64_t value = 0;
-	size_t len = strlen(key);
-	FILE *f = fopen("/proc/meminfo", "re");
+	char text[8192], *line;
 
-	while (f && fgets(line, sizeof(line), f))
-		if (!strncmp(line, key, len) && line[len] == ':') {
-			value = strtoull(line + len + 1, NULL, 10);
-			break;
-		}
-	if (f)
-		fclose(f);
-	return value;
+	read_text("/proc/meminfo", text, sizeof(text));
+	line = strstr(text, key);
+	return line ? strtoull(line + strlen(key), NULL, 10) : 0;
 }
 
 /* Its kernel keeps 64 bytes for each 4 KiB of the window, in its own RAM. */
@@ -67,23 +59,19 @@ static uint64_t largest_window(uint64_t memory)
 /* Then the kernel decides when the memory is mapped. */
 static bool may_grow_pool(void)
 {
-	FILE *f = fopen("/proc/sys/vm/nr_overcommit_hugepages", "re");
-	unsigned long pages = 0;
+	char text[32];
 
-	if (f && fscanf(f, "%lu", &pages) != 1)
-		pages = 0;
-	if (f)
-		fclose(f);
-	return pages;
+	read_text("/proc/sys/vm/nr_overcommit_hugepages", text, sizeof(text));
+	return strtoull(text, NULL, 10);
 }
 
 /* What is there now counts; what running VMs have not touched yet is not taken off.
  * L0 needs its RAM, and what KVM keeps for the window: 2.5 MiB a GiB once guests run there. */
 int memory_admit(const Vmb__VmConfig *c, struct error *e)
 {
-	uint64_t reserved = meminfo("HugePages_Rsvd"), free_pages = meminfo("HugePages_Free"); /* in this order */
-	uint64_t pool = (free_pages - MIN(reserved, free_pages)) * meminfo("Hugepagesize") * KIB;
-	uint64_t need = (c->hugepages ? 0 : c->memory) + c->window / 400, have = meminfo("MemAvailable") * KIB;
+	uint64_t reserved = meminfo("HugePages_Rsvd:"), free_pages = meminfo("HugePages_Free:"); /* in this order */
+	uint64_t pool = (free_pages - MIN(reserved, free_pages)) * meminfo("Hugepagesize:") * KIB;
+	uint64_t need = (c->hugepages ? 0 : c->memory) + c->window / 400, have = meminfo("MemAvailable:") * KIB;
 
 	if (c->window && c->window > largest_window(c->memory))
 		return error_set(e, "window: %llu MiB of memory suffice for %llu MiB, not %llu",
@@ -171,14 +159,10 @@ static void print_hello(const char *name, const Vmb__AgentHello *h, uint64_t ns,
 
 static bool tsc_is_trusted(void)
 {
-	FILE *f = fopen("/sys/devices/system/clocksource/clocksource0/current_clocksource", "re");
-	char name[16] = "";
+	char name[32];
 
-	if (f && fscanf(f, "%15s", name) != 1)
-		name[0] = 0;
-	if (f)
-		fclose(f);
-	return !strcmp(name, "tsc");
+	read_text("/sys/devices/system/clocksource/clocksource0/current_clocksource", name, sizeof(name));
+	return !strcmp(name, "tsc\n");
 }
 
 /* Waits for the agent and looks at what it says of itself. */

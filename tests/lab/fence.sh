@@ -20,7 +20,7 @@ notes() {
 }
 [ "$(notes first)" -gt 0 ] || fail "no registers in the dump"
 faults() {
-	[ "$(vmbeam info hv-a --json | sed -n 's/.*"window_faults": \([0-9]*\).*/\1/p')" -gt 0 ]
+	[ "$(info_of hv-a window_faults)" -gt 0 ]
 }
 wait_for 20 faults
 before=$(grep -c '^tick' other.log)
@@ -35,20 +35,16 @@ sleep 4
 [ "$(grep -c '^tick' g.log)" -gt "$ticks" ] || fail "the guest does not tick where it went"
 vmbeam hypervisor list >list.txt
 grep -q "hv-a *ready" list.txt || fail "hv-a does not answer: $(cat list.txt)"
-faults=$(vmbeam info hv-a --json | sed -n 's/.*"window_faults": \([0-9]*\).*/\1/p')
+faults=$(info_of hv-a window_faults)
 
-# process VM
-process() {
-	vmbeam info "$1" --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p'
-}
 stopped() {
 	grep -q '^State:.*T' "/proc/$1/status"
 }
-source=$(process other)
+source=$(info_of other pid)
 VMBEAM_FAULT=source.sealed=hold vmbeam migrate other --to fresh 2>err &
 move=$!
 wait_for 20 stopped "$source"
-kill -9 "$(process hv-a)"
+kill -9 "$(info_of hv-a pid)"
 kill -CONT "$source"
 ! wait $move || fail "it was moved into a hypervisor that is dead"
 grep -q "it is held" err || fail "$(cat err)"
@@ -60,7 +56,7 @@ more_ticks() {
 }
 wait_for 20 more_ticks
 
-kill -9 "$(process hv-b)"
+kill -9 "$(info_of hv-b pid)"
 wait_for 20 in_state g crashed
 check "its memory is kept" vmbeam dump g --out third
 [ "$(notes third)" -eq 0 ] || fail "registers of a VM whose hypervisor has gone"

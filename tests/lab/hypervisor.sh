@@ -9,7 +9,7 @@ refuses "exists already" vmbeam hypervisor start hv
 
 # One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
 check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
-pid=$(vmbeam info hv --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')
+pid=$(info_of hv pid)
 timeout 60 vmbeam hypervisor noise hv 2>noise.err && fail "noise was an answer"
 timeout 60 vmbeam run g --in hv --kernel "$LAB/vmlinux" --detach 2>run.err && fail "a guest runs in noise"
 grep -q "made no sense" run.err || fail "$(cat run.err)"
@@ -17,7 +17,7 @@ grep -q "made no sense" run.err || fail "$(cat run.err)"
 timeout 60 vmbeam rejuvenate hv --method beam --dry-run || fail "its guests, of which it has none, cannot be moved"
 timeout 60 vmbeam hypervisor list >list.txt
 grep -q "other *ready" list.txt || fail "the other does not answer: $(cat list.txt)"
-[ "$(vmbeam info hv --json | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')" = "$pid" ] || fail "its process is another"
+[ "$(info_of hv pid)" = "$pid" ] || fail "its process is another"
 in_state hv running || fail "hv is $(state_of hv)"
 echo "= noise: $(cat noise.err run.err | tr '\n' ';') $(grep hv list.txt)"
 check "stop" vmbeam hypervisor stop other

@@ -67,8 +67,13 @@ median() {
 	sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
+# info_of VM KEY: one figure or word that info tells.
+info_of() {
+	vmbeam info "$1" --json >info.json 2>/dev/null && json info.json "$2"
+}
+
 state_of() {
-	vmbeam info "$1" --json >info.json 2>/dev/null && json info.json state
+	info_of "$1" state
 }
 
 in_state() {

@@ -8,7 +8,7 @@ thp=/sys/kernel/mm/transparent_hugepage/shmem_enabled
 
 frozen() {
 	for hv in hv-a hv-b; do
-		vmbeam info $hv --json | sed -n 's/.*"window_frozen_ns": \([0-9]*\).*/\1/p'
+		info_of $hv window_frozen_ns
 	done | awk '{ s += $1 } END { printf "%.0f\n", s }'
 }
 

@@ -5,15 +5,19 @@
 N=${ROUNDS:-5}
 thp=/sys/kernel/mm/transparent_hugepage/shmem_enabled
 
-# ask GUEST JOB: how long the guest took for it, ns.
-ask() {
-	before=$(grep -c "^job $2 " $1.log) || true
-	printf '%s\n' $2 | socat -t 0.2 - UNIX-CONNECT:/run/vmbeam/$1/console >/dev/null
-	wait_for 120 done_more $1 $2 $before
-	sed -n "s/^job $2 ns=//p" $1.log | tail -n 1
+# answers GUEST JOB: how long it took each time so far, ns.
+answers() {
+	sed -n "s/^job $2 ns=//p" $1.log
 }
-done_more() {
-	[ "$(grep -c "^job $2 " $1.log)" -gt $3 ]
+more_answers() {
+	[ "$(answers $1 $2 | wc -l)" -gt $3 ]
+}
+# ask GUEST JOB: how long the guest takes for it, ns.
+ask() {
+	before=$(answers $1 $2 | wc -l)
+	printf '%s\n' $2 | socat -t 0.2 - UNIX-CONNECT:/run/vmbeam/$1/console >/dev/null
+	wait_for 120 more_answers $1 $2 $before
+	answers $1 $2 | tail -n 1
 }
 # start NAME [run options...]
 start() {
@@ -49,7 +53,7 @@ for _ in $(seq $N); do
 		option=
 		[ $warm = warmed ] || option=--no-warm
 		for guest in nested small; do
-			to=$([ "$(vmbeam info $guest --json | sed -n 's/.*"placement": "\(.*\)",/\1/p')" = hv-a ] && echo hv-b || echo hv-a)
+			to=$([ "$(info_of $guest placement)" = hv-a ] && echo hv-b || echo hv-a)
 			ask $guest touch >>$guest.before.$warm
 			check "move" vmbeam migrate $guest --to $to $option --json >move.json
 			ask $guest touch >>$guest.first.$warm

@@ -64,7 +64,7 @@ if [ -n "${NESTED_ALL:-}" ]; then
 fi
 note rejuvenate
 vmbeam rejuvenate hv-a --json >rejuvenation.json || fail "rejuvenate: $(cat rejuvenation.json)"
-[ "$(vmbeam info n --json | sed -n 's/.*"placement": "\(.*\)",/\1/p')" = hv-a ] || fail "it is not in hv-a"
+[ "$(info_of n placement)" = hv-a ] || fail "it is not in hv-a"
 if [ -n "${NESTED_ALL:-}" ]; then
 	note rejuvenate, warm
 	vmbeam rejuvenate hv-a --method warm --json >warm.json || fail "rejuvenate, warm: $(cat warm.json)"
