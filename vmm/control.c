@@ -84,12 +84,19 @@ static void reply_info(struct session *s)
 	info.pid = getpid();
 	info.uptime_ns = clock_ns() - vm->created_ns;
 	info.state_version = STATE_VERSION;
-	info.exits = exits;
-	info.cpu_ns = cpu_ns;
-	info.pages = pages;
 	if (vm->front) {
-		info.n_exits = info.n_cpu_ns = front_counts(vm, exits, cpu_ns, MAX_VCPUS, pages, &info.n_pages);
+		const Vmb__BackInfo *told = front_told(vm);
+
+		info.exits = told ? told->exits : NULL;
+		info.n_exits = told ? told->n_exits : 0;
+		info.cpu_ns = told ? told->cpu_ns : NULL;
+		info.n_cpu_ns = told ? told->n_cpu_ns : 0;
+		info.pages = told ? told->pages : NULL;
+		info.n_pages = told ? told->n_pages : 0;
 	} else {
+		info.exits = exits;
+		info.cpu_ns = cpu_ns;
+		info.pages = pages;
 		info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
 		info.n_cpu_ns = vm_cpu_times(vm, cpu_ns, MAX_VCPUS);
 		info.n_pages = vm_page_counts(vm, pages);

@@ -9,50 +9,21 @@
  * takes the guest's memory out of its reach, and the VM has crashed.
  */
 #include "vmm/client.h"
-#include "vmm/frame.h"
-#include "vmm/internal.h"
+#include "vmm/front.h"
 
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include <x86intrin.h>
 
-enum {
-	LEASE_MS = 20000,	/* and a second for each GiB: that much may have to be taken out before */
-	CALL_MS = 30000,
-	LOOK_MS = 2000,
-	MAX_EXTENTS = 16384,
-	OUT_MARK = 256 * 1024, /* bytes that wait to be sent */
-	RELAY_SIZE = 4 * CONSOLE_TX, /* of what came with a state; it grows no more than CONSOLE_TX else */
-};
-
-struct front {
-	struct vm *vm;
-	int lease;
-	struct frames port;
-	struct loop_source *source, *lease_source;
-	uint32_t watching;
-	uint64_t offset, last_id;
-	bool gone;	/* no other half any more */
-	bool resumed;	/* it runs, as far as this half knows */
-	bool fenced;
-	uint64_t signals; /* interrupts sent */
-	Vmb__VmState *held; /* of a suspended VM */
-	Vmb__BackInfo *told; /* NULL until it has been */
-	/* The serial line: what came and no client has had yet, and what may be sent each way. */
-	uint8_t tx[RELAY_SIZE + CONSOLE_TX];
-	size_t tx_len, credit, room;
-};
+enum { OUT_MARK = 256 * 1024 /* bytes that wait to be sent */ };
 
 /* ---- giving up */
 
-/* Says no more to the other half. */
-static void hang_up(struct front *f)
+void front_hang_up(struct front *f)
 {
 	f->gone = true;
 	f->resumed = false;
@@ -62,19 +33,19 @@ static void hang_up(struct front *f)
 	f->port.out_len = 0;
 }
 
-static void part(struct front *f)
+void front_part(struct front *f)
 {
-	hang_up(f);
+	front_hang_up(f);
 	loop_remove(f->lease_source);
 	f->lease_source = NULL;
-	close_fd(&f->lease); /* takes the memory out of the window */
+	close_fd(&f->lease);
 }
 
 static int give_up(struct front *f, struct error *e)
 {
 	if (f->gone)
 		return -1;
-	part(f);
+	front_part(f);
 	if (f->held) /* it is still all here */
 		return -1;
 	vm_crash(f->vm, "in hypervisor %s: %s", f->vm->config->placement, e->text);
@@ -153,11 +124,29 @@ static int on_serial(struct front *f, const Vmb__SerialBytes *s, struct error *e
 
 static void on_end(struct front *f, const Vmb__EndReply *end)
 {
-	part(f);
+	front_part(f);
 	if (!strcmp(end->reason, "debug-exit"))
 		vm_end(f->vm, VM_END_DEBUG_EXIT, end->status & 0xff);
 	else
 		vm_end(f->vm, VM_END_SHUTDOWN, 0);
+}
+
+static void forget_told(struct front *f)
+{
+	if (f->told)
+		vmb__back_info__free_unpacked(f->told, NULL);
+	f->told = NULL;
+}
+
+static int on_info(struct front *f, Vmb__FrontEvent *ev, struct error *e)
+{
+	if (ev->info->n_exits != f->vm->config->cpus || ev->info->n_cpu_ns != f->vm->config->cpus ||
+	    (ev->info->n_pages && ev->info->n_pages != VM_PAGE_SIZES))
+		return error_set(e, "counts that make no sense");
+	forget_told(f);
+	f->told = ev->info;
+	ev->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
+	return 0;
 }
 
 static int handle(struct front *f, Vmb__FrontEvent *ev, struct error *e)
@@ -175,11 +164,7 @@ static int handle(struct front *f, Vmb__FrontEvent *ev, struct error *e)
 		on_end(f, ev->end);
 		return 0;
 	case VMB__FRONT_EVENT__KIND_INFO:
-		if (f->told)
-			vmb__back_info__free_unpacked(f->told, NULL);
-		f->told = ev->info;
-		ev->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
-		return 0;
+		return on_info(f, ev, e);
 	case VMB__FRONT_EVENT__KIND_CRASHED:
 		return error_set(e, "%.150s", ev->crashed);
 	case VMB__FRONT_EVENT__KIND_RESET:
@@ -238,7 +223,7 @@ static void on_lease(void *ctx, uint32_t events)
 
 	(void)events;
 	if (f->gone) {
-		part(f);
+		front_part(f);
 		return;
 	}
 	error_set(&e, "its host VM has gone");
@@ -247,7 +232,7 @@ static void on_lease(void *ctx, uint32_t events)
 
 /* ---- calls */
 
-/* Waits for the answer to a call: done, or with a state.  What is late by CALL_MS is given up; by less, its
+/* Waits for the answer to a call: done, or with a state.  What is late by FRONT_CALL_MS is given up; by less, its
  * answer is not waited for any more. */
 static Vmb__FrontEvent *await(struct front *f, uint64_t id, int timeout_ms, struct error *e)
 {
@@ -268,7 +253,7 @@ static Vmb__FrontEvent *await(struct front *f, uint64_t id, int timeout_ms, stru
 			p.events |= POLLOUT;
 		if (now >= deadline)
 			error_set(e, "it has not answered for %d s", timeout_ms / 1000);
-		if (now >= deadline && timeout_ms < CALL_MS) {
+		if (now >= deadline && timeout_ms < FRONT_CALL_MS) {
 			update_watch(f);
 			return NULL;
 		}
@@ -291,7 +276,7 @@ static Vmb__FrontEvent *await(struct front *f, uint64_t id, int timeout_ms, stru
 	return answer;
 }
 
-static Vmb__FrontEvent *ask(struct front *f, Vmb__FrontCall *c, int timeout_ms, struct error *e)
+Vmb__FrontEvent *front_ask(struct front *f, Vmb__FrontCall *c, int timeout_ms, struct error *e)
 {
 	c->id = ++f->last_id;
 	if (tell(f, c)) {
@@ -301,9 +286,9 @@ static Vmb__FrontEvent *ask(struct front *f, Vmb__FrontCall *c, int timeout_ms, 
 	return await(f, c->id, timeout_ms, e);
 }
 
-static int call(struct front *f, Vmb__FrontCall *c, struct error *e)
+int front_call(struct front *f, Vmb__FrontCall *c, struct error *e)
 {
-	Vmb__FrontEvent *answer = ask(f, c, CALL_MS, e);
+	Vmb__FrontEvent *answer = front_ask(f, c, FRONT_CALL_MS, e);
 
 	if (!answer)
 		return -1;
@@ -311,8 +296,7 @@ static int call(struct front *f, Vmb__FrontCall *c, struct error *e)
 	return 0;
 }
 
-/* What came together with an answer, while the guest runs: the loop sees only what comes later. */
-static void hear_rest(struct front *f)
+void front_hear_rest(struct front *f)
 {
 	struct error e;
 
@@ -327,7 +311,7 @@ static int simple_call(struct front *f, Vmb__FrontCall__KindCase kind, struct er
 
 	c.kind_case = kind;
 	c.resume = &empty; /* every member of the union is a pointer to an empty message */
-	return call(f, &c, e);
+	return front_call(f, &c, e);
 }
 
 /* ---- building */
@@ -345,7 +329,7 @@ static int take_lease(struct front *f, int lease, struct error *e)
 	in.guest = vm->config->name;
 	f->lease = lease;
 	if (f->lease < 0 ||
-	    vmm_request(f->lease, &r, &vm->memory.fd, 1, &reply, &fds, LEASE_MS, e)) {
+	    vmm_request(f->lease, &r, &vm->memory.fd, 1, &reply, &fds, FRONT_LEASE_MS, e)) {
 		struct error why = *e;
 
 		return error_set(e, "hypervisor %s: %.300s", vm->config->placement, why.text);
@@ -361,15 +345,7 @@ static int take_lease(struct front *f, int lease, struct error *e)
 	return 0;
 }
 
-static void forget_told(struct front *f)
-{
-	if (f->told)
-		vmb__back_info__free_unpacked(f->told, NULL);
-	f->told = NULL;
-}
-
-/* As it is before there is another half. */
-static void begin(struct front *f)
+void front_begin(struct front *f)
 {
 	f->gone = f->fenced = false;
 	f->lease = -1;
@@ -386,11 +362,10 @@ void front_prepare(struct vm *vm)
 
 	vm->front = f;
 	f->vm = vm;
-	begin(f);
+	front_begin(f);
 }
 
-/* Leases memory and a port, and has the other half built. */
-static int join(struct front *f, int lease, struct error *e)
+int front_join(struct front *f, int lease, struct error *e)
 {
 	struct vm *vm = f->vm;
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
@@ -406,7 +381,7 @@ static int join(struct front *f, int lease, struct error *e)
 	build.pci_devices = vm->npci;
 	c.kind_case = VMB__FRONT_CALL__KIND_BUILD;
 	c.build = &build;
-	if (call(f, &c, e))
+	if (front_call(f, &c, e))
 		return -1;
 	f->watching = EPOLLIN;
 	f->source = loop_add(vm->loop, f->port.fd, f->watching, on_port, f);
@@ -417,13 +392,13 @@ static int join(struct front *f, int lease, struct error *e)
 
 int front_create(struct vm *vm, struct error *e)
 {
-	return join(vm->front, vmm_connect(vm->config->placement, e), e);
+	return front_join(vm->front, vmm_connect(vm->config->placement, e), e);
 }
 
 void front_leave(struct vm *vm)
 {
 	if (vm->front && !vm->front->held)
-		part(vm->front);
+		front_part(vm->front);
 }
 
 void front_destroy(struct vm *vm)
@@ -432,7 +407,7 @@ void front_destroy(struct vm *vm)
 
 	if (!f)
 		return;
-	part(f);
+	front_part(f);
 	frames_free(&f->port);
 	if (f->held)
 		vmb__vm_state__free_unpacked(f->held, NULL);
@@ -453,7 +428,7 @@ int front_boot(struct vm *vm, const struct boot_entry *entry, struct error *e)
 	boot.rax = entry->rax;
 	c.kind_case = VMB__FRONT_CALL__KIND_BOOT;
 	c.boot = &boot;
-	return call(vm->front, &c, e);
+	return front_call(vm->front, &c, e);
 }
 
 /* ---- running */
@@ -471,10 +446,10 @@ void front_resume(struct vm *vm)
 	vm->running = true;
 	if (!vm->first_run_ns)
 		vm->first_run_ns = clock_ns();
-	hear_rest(f);
+	front_hear_rest(f);
 }
 
-/* A VM whose vCPUs do not stop within CALL_MS has crashed, and cannot reach its memory any more. */
+/* A VM whose vCPUs do not stop within FRONT_CALL_MS has crashed, and cannot reach its memory any more. */
 void front_pause(struct vm *vm)
 {
 	struct front *f = vm->front;
@@ -492,28 +467,19 @@ void front_power_button(struct vm *vm)
 
 	if (simple_call(vm->front, VMB__FRONT_CALL__KIND_POWER_BUTTON, &e))
 		log_line("%s: power button: %s", vm->config->name, e.text);
-	hear_rest(vm->front);
+	front_hear_rest(vm->front);
 }
 
-/* What was told last; what is now is asked for: whoever wants to see progress asks again. */
-size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max, uint64_t *pages, size_t *npages)
+/* What is now is asked for: whoever wants to see progress asks again. */
+const Vmb__BackInfo *front_told(struct vm *vm)
 {
-	struct front *f = vm->front;
 	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
-	size_t n = f->told ? MIN(MIN(f->told->n_exits, f->told->n_cpu_ns), max) : 0;
 
-	for (size_t i = 0; i < n; i++) {
-		exits[i] = f->told->exits[i];
-		cpu_ns[i] = f->told->cpu_ns[i];
-	}
-	*npages = f->told && f->told->n_pages == VM_PAGE_SIZES ? VM_PAGE_SIZES : 0;
-	for (size_t i = 0; i < *npages; i++)
-		pages[i] = f->told->pages[i];
 	c.kind_case = VMB__FRONT_CALL__KIND_INFO;
 	c.info = &empty;
-	tell(f, &c);
-	return n;
+	tell(vm->front, &c);
+	return vm->front->told;
 }
 
 void front_msi(struct vm *vm, uint64_t address, uint32_t data)
@@ -601,281 +567,3 @@ const struct console_port front_serial_port = {
 	.room = port_room,
 	.receive = port_receive,
 };
-
-/* ---- handover */
-
-/* What this half holds of the serial line comes before what the other has. */
-static void join_serial(struct front *f, Vmb__SerialState *s)
-{
-	size_t first = MIN(f->tx_len, (size_t)RELAY_SIZE), rest = MIN(s->tx.len, RELAY_SIZE - first);
-	uint8_t *tx = xcalloc(1, first + rest);
-
-	memcpy(tx, f->tx, first);
-	if (rest)
-		memcpy(tx + first, s->tx.data, rest);
-	free(s->tx.data);
-	s->tx = (ProtobufCBinaryData){first + rest, tx};
-}
-
-/* What is this half's to say, whatever the other has put there. */
-static void drop_devices(Vmb__VmState *s)
-{
-	for (size_t i = 0; i < s->n_devices; i++)
-		vmb__device_state__free_unpacked(s->devices[i], NULL);
-	free(s->devices);
-	s->devices = NULL;
-	s->n_devices = 0;
-	for (size_t i = 0; i < s->n_lodgers; i++)
-		vmb__lodger_state__free_unpacked(s->lodgers[i], NULL);
-	free(s->lodgers);
-	s->lodgers = NULL;
-	s->n_lodgers = 0;
-	if (s->config)
-		vmb__vm_config__free_unpacked(s->config, NULL);
-	s->config = NULL;
-}
-
-Vmb__VmState *front_look(struct vm *vm)
-{
-	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
-	Vmb__FrontEvent *answer;
-	Vmb__VmState *s = NULL;
-	struct error e;
-
-	if (vm->front->held)
-		return (Vmb__VmState *)message_copy(&vm->front->held->base);
-	c.kind_case = VMB__FRONT_CALL__KIND_CAPTURE;
-	c.capture = &empty;
-	answer = vm->front->gone ? NULL : ask(vm->front, &c, LOOK_MS, &e);
-	if (answer && answer->kind_case == VMB__FRONT_EVENT__KIND_CAPTURED) {
-		s = answer->captured;
-		answer->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
-	}
-	if (answer)
-		vmb__front_event__free_unpacked(answer, NULL);
-	hear_rest(vm->front);
-	return s;
-}
-
-Vmb__VmState *front_capture(struct vm *vm, struct error *e)
-{
-	struct front *f = vm->front;
-	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
-	Vmb__FrontEvent *answer = NULL;
-	Vmb__VmState *s = NULL;
-	uint64_t now, gone, signals;
-
-	if (f->held && f->lease >= 0) {
-		error_set(e, "hypervisor %s has not let its memory go yet", vm->config->placement);
-		return NULL;
-	}
-	if (f->held) {
-		s = (Vmb__VmState *)message_copy(&f->held->base);
-		drop_devices(s);
-		return s;
-	}
-	c.kind_case = VMB__FRONT_CALL__KIND_CAPTURE;
-	c.capture = &empty;
-	f->resumed = false;
-	vm->running = false;
-	/* An interrupt raised meanwhile is not in what was captured; a second time it is.  More often than that
-	 * no guest causes one that stands still. */
-	for (int i = 0; i < 2; i++) {
-		signals = f->signals;
-		if (answer)
-			vmb__front_event__free_unpacked(answer, NULL);
-		answer = ask(f, &c, CALL_MS, e);
-		if (!answer || f->signals == signals)
-			break;
-	}
-	if (!answer)
-		return NULL;
-	if (answer->kind_case == VMB__FRONT_EVENT__KIND_CAPTURED && answer->captured->serial &&
-	    answer->captured->platform && answer->captured->n_vcpus == vm->config->cpus) {
-		s = answer->captured;
-		answer->kind_case = VMB__FRONT_EVENT__KIND__NOT_SET;
-	} else {
-		error_set(e, "in hypervisor %s: a state that makes no sense", vm->config->placement);
-	}
-	vmb__front_event__free_unpacked(answer, NULL);
-	if (s && vm_pending_event(vm)) { /* told between the pause and this */
-		error_set(e, "%s", vm_pending_event(vm));
-		vmb__vm_state__free_unpacked(s, NULL);
-		s = NULL;
-	}
-	if (!s)
-		return NULL;
-	drop_devices(s); /* and whatever it says of the configuration */
-	join_serial(f, s->serial);
-	now = clock_ns();
-	gone = tsc_since(s->captured_tsc, s->tsc_khz);
-	s->captured_ns = now - MIN(gone, now - 1);
-	s->captured_tsc = 0;
-	return s;
-}
-
-int front_restore(struct vm *vm, const Vmb__VmState *s, struct error *e)
-{
-	struct front *f = vm->front;
-	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
-	Vmb__VmState t = *s;
-	Vmb__SerialState serial;
-
-	if (!s->serial || !s->platform || s->serial->tx.len > RELAY_SIZE ||
-	    s->serial->waiting.len > CONSOLE_WAITING)
-		return error_set(e, "state: incomplete");
-	serial = *s->serial;
-	f->tx_len = serial.tx.len;
-	if (f->tx_len)
-		memcpy(f->tx, serial.tx.data, f->tx_len);
-	f->room = CONSOLE_WAITING - serial.waiting.len;
-	serial.tx.len = 0;
-	t.serial = &serial;
-	t.n_devices = 0;
-	t.config = NULL;
-	t.clock_ns += clock_ns() - s->captured_ns;
-	t.captured_tsc = __rdtsc();
-	t.captured_ns = 0;
-	c.kind_case = VMB__FRONT_CALL__KIND_RESTORE;
-	c.restore = &t;
-	return call(f, &c, e);
-}
-
-int front_warm(struct vm *vm, struct error *e)
-{
-	Vmb__FrontCall c = VMB__FRONT_CALL__INIT;
-	Vmb__BackWarm warm = VMB__BACK_WARM__INIT;
-	Vmb__Extent *x = xcalloc(MAX_EXTENTS, sizeof(*x)), **ptrs = xcalloc(MAX_EXTENTS, sizeof(*ptrs));
-	uint64_t start, end = 0;
-	int r;
-
-	warm.extents = ptrs;
-	warm.huge = vm->huge_pages;
-	while (warm.n_extents < MAX_EXTENTS && memory_next_extent(&vm->memory, &start, &end)) {
-		Vmb__Extent *at = &x[warm.n_extents];
-
-		vmb__extent__init(at);
-		at->start = start;
-		at->size = end - start;
-		ptrs[warm.n_extents++] = at;
-	}
-	c.kind_case = VMB__FRONT_CALL__KIND_WARM;
-	c.warm = &warm;
-	r = call(vm->front, &c, e);
-	free(x);
-	free(ptrs);
-	return r;
-}
-
-/* One that fails is the last: an answer that comes late must not be taken for that to the next.  The lease ends,
- * and its other end closes once the memory is out of reach, or has gone with the host VM. */
-static int lease_request(struct front *f, Vmb__Request__KindCase kind, struct error *e)
-{
-	int timeout_ms = LEASE_MS + (int)(f->vm->memory.size / GIB) * 1000;
-	int r = vmm_simple_request(f->lease, kind, NULL, NULL, timeout_ms, e);
-
-	if (r) {
-		hang_up(f);
-		shutdown(f->lease, SHUT_WR);
-	}
-	return r;
-}
-
-int front_fence(struct vm *vm, struct error *e)
-{
-	if (vm->front->held)
-		return 0;
-	if (vm->front->gone)
-		return error_set(e, "its host VM has gone");
-	if (lease_request(vm->front, VMB__REQUEST__KIND_FENCE, e))
-		return -1;
-	vm->front->fenced = true;
-	return 0;
-}
-
-int front_unfence(struct vm *vm, struct error *e)
-{
-	struct front *f = vm->front;
-
-	if (f->gone)
-		return error_set(e, "its host VM has gone");
-	if (f->fenced && lease_request(f, VMB__REQUEST__KIND_UNFENCE, e))
-		return -1;
-	f->fenced = false;
-	return 0;
-}
-
-/* ---- leaving one hypervisor and going on in another */
-
-bool vm_is_held(const struct vm *vm)
-{
-	return vm->front && vm->front->held;
-}
-
-void front_hold(struct vm *vm, const Vmb__VmState *captured)
-{
-	vm->front->held = (Vmb__VmState *)message_copy(&captured->base);
-	log_line("%s: hypervisor %s has gone: it is held", vm->config->name, vm->config->placement);
-}
-
-int front_suspend(struct vm *vm, uint64_t drain_timeout_ns, struct error *e)
-{
-	struct front *f = vm->front;
-
-	if (f->held)
-		return 0;
-	vm_pause(vm);
-	if (vm_pending_event(vm))
-		return error_set(e, "%s", vm_pending_event(vm));
-	if (!vm_drain(vm, drain_timeout_ns, e))
-		f->held = vm_capture(vm, e);
-	if (!f->held) {
-		vm_uncapture(vm, NULL);
-		if (!vm->user_paused)
-			vm_resume(vm);
-		return -1;
-	}
-	/* Without an answer it is held all the same, and the lease says when the memory is out of reach. */
-	if (!lease_request(f, VMB__REQUEST__KIND_FENCE, e))
-		part(f);
-	frames_free(&f->port);
-	return 0;
-}
-
-int front_reattach(struct vm *vm, const char *placement, int lease, struct error *e)
-{
-	struct front *f = vm->front;
-	char *old = vm->config->placement;
-
-	if (!f->held || f->lease >= 0) {
-		close(lease);
-		return error_set(e, f->held ? "its hypervisor has not let its memory go yet"
-					    : "it is not suspended");
-	}
-	begin(f);
-	vm->config->placement = xstrdup(placement);
-	if (join(f, lease, e))
-		goto fail;
-	for (unsigned int i = 0; i < vm->nvirtio; i++)
-		for (unsigned int k = 0; k < vm->virtio[i]->ops->nqueues; k++)
-			if (vm->virtio[i]->queues[k].kick_addr)
-				front_doorbell(&vm->virtio[i]->queues[k], vm->virtio[i]->queues[k].kick_addr);
-	if (front_restore(vm, f->held, e))
-		goto fail;
-	free(old);
-	vmb__vm_state__free_unpacked(f->held, NULL);
-	f->held = NULL;
-	vm->handovers++;
-	vm_uncapture(vm, NULL);
-	if (!vm->user_paused)
-		vm_resume(vm);
-	return 0;
-fail:
-	part(f);
-	frames_free(&f->port);
-	free(vm->config->placement);
-	vm->config->placement = old;
-	return -1;
-}

@@ -107,7 +107,7 @@ int window_inherit(struct vm *vm, struct wire_fds *fds, size_t first, struct err
 bool window_fault(struct vm *vm);
 void window_destroy(struct vm *vm);
 
-/* ------------------------------------------------------------------ front.c, back.c: a VM in two halves */
+/* ---------------------------------------- front.c, front_state.c, back.c: a VM in two halves */
 
 struct front;
 struct boot_entry;
@@ -137,8 +137,8 @@ int front_unfence(struct vm *vm, struct error *e);
 /* Its hypervisor has gone, but what was captured is all of it. */
 void front_hold(struct vm *vm, const Vmb__VmState *captured);
 void front_power_button(struct vm *vm);
-/* Exits and CPU times of the vCPUs, each at most max; returns how many there are. */
-size_t front_counts(struct vm *vm, uint64_t *exits, uint64_t *cpu_ns, size_t max, uint64_t *pages, size_t *npages);
+/* What the back half counts, as it was told last; NULL: nothing yet.  The VM's, good until the loop goes on. */
+const Vmb__BackInfo *front_told(struct vm *vm);
 void front_msi(struct vm *vm, uint64_t address, uint32_t data);
 /* address 0: the guest's writes there are not to be told any more. */
 struct virtq;
