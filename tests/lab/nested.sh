@@ -76,6 +76,15 @@ check "power off" vmbeam stop n --timeout 120
 check "memory, disk, network, clock, serial" beatcheck --min ticks=10 --min passes=2 \
 	--min diskw=100000 --min nettx=10000 --min netrx=10000 n.log >verdict
 losetup -d "$loop"
+# Nobody listens to its serial line, in a hypervisor and out of it again: it still shuts down.
+check "web" vmbeam run web --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append "console=ttyS0 quiet" \
+	--cpus 2 --serial socket --detach
+sleep 3
+for to in hv-a hv-b host; do
+	check "web to $to" vmbeam migrate web --to "$to" >/dev/null
+	sleep 1
+done
+check "power off web" vmbeam stop web
 check "stop hv-a" vmbeam hypervisor stop hv-a
 check "stop hv-b" vmbeam hypervisor stop hv-b
 [ -z "$(pgrep -x vmbeam-vmm)" ] || fail "a process is left"
