@@ -22,3 +22,9 @@ $(BENCH)/qemu10.stamp: bench/qemu-fetch.sh
 	@echo "  GET  $(BENCH)/qemu10"
 	$(Q)bench/qemu-fetch.sh $(BENCH)/qemu10
 	$(Q)touch $@
+
+# The migration engine alone; with the program's own objects.
+$(BENCH)/stream: bench/stream.c $(filter-out %/main.o,$(MIG_OBJS)) $(OBJ)/vmm/base.o
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -o $@ $^ -l:liburing.a -pthread $(MIG_LIBS)

@@ -1,0 +1,175 @@
+/* receive.c: pages from connections into memory; the contract is in precopy.h.
+ *
+ * A page goes from the socket's buffer through the cipher into a small buffer that stays in the cache, and from there by
+ * pwrite() to its place: a page that does not exist yet is made and filled at once, without a page fault, and without
+ * being cleared first.
+ */
+#include "migrate/precopy.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct receiver {
+	int memory;
+	uint64_t pages;
+	uint64_t *present; /* a word for each chunk: pages that have been written; each is one thread's in a round */
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned int n, arrived;
+	uint32_t round; /* that all have come to the end of */
+	struct conn *conns[PRECOPY_MAX_CONNECTIONS];
+	unsigned int nconns;
+	bool aborted;
+};
+
+struct receiver *receiver_create(int memory, uint64_t size, unsigned int n)
+{
+	struct receiver *r = xcalloc(1, sizeof(*r));
+
+	r->memory = memory;
+	r->pages = size / STREAM_PAGE;
+	r->present = xcalloc(r->pages / STREAM_CHUNK_PAGES + 1, sizeof(*r->present));
+	r->n = n;
+	pthread_mutex_init(&r->lock, NULL);
+	pthread_cond_init(&r->changed, NULL);
+	return r;
+}
+
+void receiver_free(struct receiver *r)
+{
+	if (!r)
+		return;
+	pthread_mutex_destroy(&r->lock);
+	pthread_cond_destroy(&r->changed);
+	free(r->present);
+	free(r);
+}
+
+void receiver_abort(struct receiver *r)
+{
+	pthread_mutex_lock(&r->lock);
+	r->aborted = true;
+	for (unsigned int i = 0; i < r->nconns; i++)
+		conn_cut(r->conns[i]);
+	pthread_cond_broadcast(&r->changed);
+	pthread_mutex_unlock(&r->lock);
+}
+
+/* Waits until all connections have come to the end of this round. */
+static int end_round(struct receiver *r, uint32_t round, struct error *e)
+{
+	int result = 0;
+
+	pthread_mutex_lock(&r->lock);
+	if (round != r->round + 1) {
+		result = error_set(e, "migration stream: round %u after round %u", round, r->round);
+	} else if (++r->arrived == r->n) {
+		r->arrived = 0;
+		r->round++;
+		pthread_cond_broadcast(&r->changed);
+	}
+	while (!result && r->round < round && !r->aborted)
+		pthread_cond_wait(&r->changed, &r->lock);
+	if (!result && r->round < round)
+		result = error_set(e, "another connection of the migration has failed");
+	pthread_mutex_unlock(&r->lock);
+	return result;
+}
+
+/* The first run of set bits: its first; its length in *n. */
+static unsigned int next_run(uint64_t bits, unsigned int *n)
+{
+	unsigned int first = (unsigned int)__builtin_ctzll(bits);
+	uint64_t rest = ~(bits >> first);
+
+	*n = rest ? (unsigned int)__builtin_ctzll(rest) : 64 - first;
+	return first;
+}
+
+static uint64_t run_mask(unsigned int first, unsigned int n)
+{
+	return (n == 64 ? ~0ull : (1ull << n) - 1) << first;
+}
+
+static int put(struct receiver *r, const uint8_t *data, uint64_t offset, size_t len, struct error *e)
+{
+	if (pwrite_all(r->memory, data, len, (off_t)offset) == (ssize_t)len)
+		return 0;
+	return error_set_errno(e, "memory of the VM");
+}
+
+static int take_chunk(struct receiver *r, struct conn *c, const struct stream_record *rec, uint8_t *buf,
+		      struct error *e)
+{
+	uint64_t base = (uint64_t)rec->number * STREAM_CHUNK, zero = rec->zero & r->present[rec->number];
+	size_t len = (size_t)__builtin_popcountll(rec->data) * STREAM_PAGE, at = 0;
+	unsigned int n;
+
+	if (len && conn_read(c, buf, len, e))
+		return -1;
+	for (uint64_t left = rec->data; left;) {
+		unsigned int first = next_run(left, &n);
+
+		if (put(r, buf + at, base + (uint64_t)first * STREAM_PAGE, (size_t)n * STREAM_PAGE, e))
+			return -1;
+		at += (size_t)n * STREAM_PAGE;
+		left &= ~run_mask(first, n);
+	}
+	r->present[rec->number] |= rec->data;
+	/* What was never written is a hole, and reads as zeros. */
+	if (zero)
+		memset(buf, 0, STREAM_CHUNK);
+	while (zero) {
+		unsigned int first = next_run(zero, &n);
+
+		if (put(r, buf, base + (uint64_t)first * STREAM_PAGE, (size_t)n * STREAM_PAGE, e))
+			return -1;
+		zero &= ~run_mask(first, n);
+	}
+	return 0;
+}
+
+static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct error *e)
+{
+	uint8_t header[STREAM_HEADER];
+	struct stream_record rec;
+
+	for (;;) {
+		int got = conn_read(c, header, sizeof(header), e);
+
+		if (got)
+			return got < 0 ? -1 : error_set(e, "the other side has closed the connection");
+		if (stream_unpack(header, r->pages, &rec, e))
+			return -1;
+		if (rec.kind == STREAM_END)
+			return 0;
+		if (rec.kind == STREAM_CHUNK_RECORD ? take_chunk(r, c, &rec, buf, e)
+						    : end_round(r, rec.number, e) ||
+							      conn_write(c, header, sizeof(header), e) ||
+							      conn_flush(c, e))
+			return -1;
+	}
+}
+
+int receiver_serve(struct receiver *r, struct conn *c, struct error *e)
+{
+	uint8_t *buf = xcalloc(1, STREAM_CHUNK);
+	bool refused;
+	int result;
+
+	pthread_mutex_lock(&r->lock);
+	refused = r->aborted || r->nconns == r->n;
+	if (!refused)
+		r->conns[r->nconns++] = c;
+	pthread_mutex_unlock(&r->lock);
+	result = refused ? error_set(e, "the migration is given up, or has all its connections") :
+			   take_records(r, c, buf, e);
+	if (result && !refused)
+		receiver_abort(r);
+	free(buf);
+	return result;
+}
