@@ -207,6 +207,7 @@ static void *serve(void *ctx)
 static void receive_all(const struct bench *b, int listener, unsigned int n, struct report *r)
 {
 	int memory = memfd_create("stream-destination", MFD_CLOEXEC);
+	struct precopy_extent all = {0, b->memory};
 	struct serve serves[PRECOPY_MAX_CONNECTIONS];
 	SSL_CTX *ctx = NULL;
 	struct rusage before;
@@ -216,13 +217,13 @@ static void receive_all(const struct bench *b, int listener, unsigned int n, str
 		die("memory", NULL);
 	if (b->tls && !(ctx = tls_context(b->tls, true, &r->error)))
 		die(b->tls, &r->error);
-	receiver = receiver_create(memory, b->memory, n);
-	for (unsigned int i = 0; i < n; i++) {
-		serves[i].receiver = receiver;
+	for (unsigned int i = 0; i < n; i++)
 		serves[i].c = open_conn(b, accept(listener, NULL, NULL), ctx, true);
-	}
 	getrusage(RUSAGE_SELF, &before);
+	receiver = receiver_create(memory, b->memory, &all, 1, n);
 	r->start_ns = clock_ns();
+	for (unsigned int i = 0; i < n; i++)
+		serves[i].receiver = receiver;
 	for (unsigned int i = 0; i < n; i++)
 		if (pthread_create(&serves[i].thread, NULL, serve, &serves[i]))
 			die("thread", NULL);
@@ -235,6 +236,7 @@ static void receive_all(const struct bench *b, int listener, unsigned int n, str
 	}
 	r->end_ns = clock_ns();
 	usage_since(&before, r);
+	receiver_free(receiver);
 	if (!r->failed) {
 		uint8_t *base = mmap(NULL, b->memory, PROT_READ, MAP_SHARED, memory, 0);
 

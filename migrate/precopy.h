@@ -12,6 +12,10 @@
 
 enum { PRECOPY_MAX_CONNECTIONS = 16 };
 
+struct precopy_extent {
+	uint64_t start, size; /* bytes */
+};
+
 /* ---- sending */
 
 /* What is sent.  A bitmap has a bit for each page of STREAM_PAGE, the lowest first. */
@@ -65,8 +69,10 @@ int precopy_send(struct conn **conns, unsigned int n, const struct precopy_sourc
 
 struct receiver;
 
-/* For a memory of `size` bytes in `memory`, a memfd of holes, from n connections. */
-struct receiver *receiver_create(int memory, uint64_t size, unsigned int n);
+/* For a memory of `size` bytes in `memory`, a memfd of holes, from n connections.  extents: where pages will come, as
+ * far as is known; memory is allocated there ahead, by a thread that lives until receiver_free(). */
+struct receiver *receiver_create(int memory, uint64_t size, const struct precopy_extent *extents, size_t nextents,
+				 unsigned int n);
 /* Receives from one connection, in the calling thread, until the sender has said that there is no more (0), or -1 and
  * *e; then the others are given up, too.  Called n times, in n threads. */
 int receiver_serve(struct receiver *r, struct conn *c, struct error *e);
