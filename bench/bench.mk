@@ -24,7 +24,7 @@ $(BENCH)/qemu10.stamp: bench/qemu-fetch.sh
 	$(Q)touch $@
 
 # The migration engine alone; with the program's own objects.
-$(BENCH)/stream: bench/stream.c $(filter-out %/main.o,$(MIG_OBJS)) $(OBJ)/vmm/base.o
+$(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o tls.o stream.o precopy.o receive.o) vmm/base.o)
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -o $@ $^ -l:liburing.a -pthread $(MIG_LIBS)

@@ -1,6 +1,7 @@
 /* main.c: vmbeam-migrate, the program that `vmbeam` calls for what goes over the network.  A program of its own:
  * OpenSSL is in no process that runs a VM.
  */
+#include "migrate/session.h"
 #include "migrate/tls.h"
 
 #include <getopt.h>
@@ -53,5 +54,9 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN); /* a connection whose other end has gone is an error like any other */
 	if (argc > 1 && !strcmp(argv[1], "certs"))
 		return certs_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "send"))
+		return send_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "receive"))
+		return receive_main(argc - 1, argv + 1);
 	return usage("vmbeam-migrate is called by vmbeam");
 }

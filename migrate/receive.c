@@ -1,8 +1,9 @@
 /* receive.c: pages from connections into memory; the contract is in precopy.h.
  *
- * A page goes from the socket's buffer through the cipher into a small buffer that stays in the cache, and from there by
- * pwrite() to its place, without a page fault and without being cleared first.  A thread of its own makes the pages
- * ahead of that, many at once: writers of one file exclude each other, and the less they do meanwhile the better.
+ * A thread of its own makes the memory ahead of the pages that come.  In huge pages they are received straight into
+ * it.  In pages of 4 KiB each would cost a page fault, or the first use of a page table entry: there a page goes through
+ * a small buffer that stays in the cache, and from it by pwrite() to its place.  Writers of one file exclude each other,
+ * so that what they would have to make themselves is made for them, many pages at once.
  */
 #include "migrate/precopy.h"
 
@@ -12,13 +13,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { ALLOCATE_STEP = 32 * 1024 * 1024 };
 
 struct receiver {
 	int memory;
-	uint64_t pages;
+	uint8_t *base; /* its mapping; NULL: pages of 4 KiB */
+	uint64_t size, pages;
 	uint64_t *present; /* a word for each chunk: pages that have been written; each is one thread's in a round */
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
@@ -52,6 +55,15 @@ static void fail(struct receiver *r, const struct error *e)
 	pthread_mutex_unlock(&r->lock);
 }
 
+static int make(struct receiver *r, uint64_t at, uint64_t size)
+{
+	if (!r->base)
+		return fallocate(r->memory, 0, (off_t)at, (off_t)size);
+	/* The advice must come before the first page. */
+	madvise(r->base + at, size, MADV_HUGEPAGE);
+	return madvise(r->base + at, size, MADV_POPULATE_WRITE);
+}
+
 /* What is lacking shows here, long before the VM is stopped. */
 static void *allocate(void *ctx)
 {
@@ -62,7 +74,7 @@ static void *allocate(void *ctx)
 		uint64_t at = r->extents[i].start, end = at + r->extents[i].size;
 
 		for (; at < end && !r->ended && !r->aborted; at += ALLOCATE_STEP)
-			if (fallocate(r->memory, 0, (off_t)at, (off_t)MIN(end - at, (uint64_t)ALLOCATE_STEP)) && errno != EINTR) {
+			if (make(r, at, MIN(end - at, (uint64_t)ALLOCATE_STEP)) && errno != EINTR) {
 				error_set_errno(&e, "memory for the VM");
 				fail(r, &e);
 				return NULL;
@@ -71,12 +83,29 @@ static void *allocate(void *ctx)
 	return NULL;
 }
 
+/* Where the kernel gives this kind of file no huge pages the mapping is of no use. */
+static uint8_t *map_huge(int memory, uint64_t size)
+{
+	struct stat st;
+	char text[256];
+	uint8_t *base;
+
+	read_text("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof(text));
+	if (fstat(memory, &st) ||
+	    (st.st_blksize <= STREAM_PAGE && (!text[0] || strstr(text, "[never]") || strstr(text, "[deny]"))))
+		return NULL;
+	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+	return base == MAP_FAILED ? NULL : base;
+}
+
 struct receiver *receiver_create(int memory, uint64_t size, const struct precopy_extent *extents, size_t nextents,
 				 unsigned int n)
 {
 	struct receiver *r = xcalloc(1, sizeof(*r));
 
 	r->memory = memory;
+	r->size = size;
+	r->base = map_huge(memory, size);
 	r->pages = size / STREAM_PAGE;
 	r->present = xcalloc(r->pages / STREAM_CHUNK_PAGES + 1, sizeof(*r->present));
 	r->n = n;
@@ -100,6 +129,8 @@ void receiver_free(struct receiver *r)
 		pthread_join(r->allocator, NULL);
 	pthread_mutex_destroy(&r->lock);
 	pthread_cond_destroy(&r->changed);
+	if (r->base)
+		munmap(r->base, r->size);
 	free(r->present);
 	free(r->extents);
 	free(r);
@@ -146,6 +177,13 @@ static uint64_t run_mask(unsigned int first, unsigned int n)
 	return (n == 64 ? ~0ull : (1ull << n) - 1) << first;
 }
 
+static int read_data(struct conn *c, void *data, size_t len, struct error *e)
+{
+	int r = conn_read(c, data, len, e);
+
+	return r > 0 ? error_set(e, "the other side has closed the connection") : r;
+}
+
 static int put(struct receiver *r, const uint8_t *data, uint64_t offset, size_t len, struct error *e)
 {
 	if (pwrite_all(r->memory, data, len, (off_t)offset) == (ssize_t)len)
@@ -153,35 +191,45 @@ static int put(struct receiver *r, const uint8_t *data, uint64_t offset, size_t 
 	return error_set_errno(e, "memory of the VM");
 }
 
+static int take_zeros(struct receiver *r, uint64_t base, uint64_t pages, uint8_t *buf, struct error *e)
+{
+	unsigned int n;
+
+	memset(buf, 0, pages ? STREAM_CHUNK : 0);
+	while (pages) {
+		unsigned int first = next_run(pages, &n);
+		uint64_t at = base + (uint64_t)first * STREAM_PAGE;
+		size_t len = (size_t)n * STREAM_PAGE;
+
+		if (r->base)
+			memset(r->base + at, 0, len);
+		else if (put(r, buf, at, len, e))
+			return -1;
+		pages &= ~run_mask(first, n);
+	}
+	return 0;
+}
+
 static int take_chunk(struct receiver *r, struct conn *c, const struct stream_record *rec, uint8_t *buf,
 		      struct error *e)
 {
 	uint64_t base = (uint64_t)rec->number * STREAM_CHUNK, zero = rec->zero & r->present[rec->number];
-	size_t len = (size_t)__builtin_popcountll(rec->data) * STREAM_PAGE, at = 0;
+	size_t len = (size_t)__builtin_popcountll(rec->data) * STREAM_PAGE;
+	const uint8_t *data = buf;
 	unsigned int n;
 
-	if (len && conn_read(c, buf, len, e))
+	if (len && !r->base && read_data(c, buf, len, e))
 		return -1;
-	for (uint64_t left = rec->data; left;) {
-		unsigned int first = next_run(left, &n);
+	for (uint64_t left = rec->data; left; left &= ~run_mask(next_run(left, &n), n)) {
+		uint64_t at = base + (uint64_t)next_run(left, &n) * STREAM_PAGE;
 
-		if (put(r, buf + at, base + (uint64_t)first * STREAM_PAGE, (size_t)n * STREAM_PAGE, e))
+		len = (size_t)n * STREAM_PAGE;
+		if (r->base ? read_data(c, r->base + at, len, e) : put(r, data, at, len, e))
 			return -1;
-		at += (size_t)n * STREAM_PAGE;
-		left &= ~run_mask(first, n);
+		data += len;
 	}
 	r->present[rec->number] |= rec->data;
-	/* What was never written is a hole, and reads as zeros. */
-	if (zero)
-		memset(buf, 0, STREAM_CHUNK);
-	while (zero) {
-		unsigned int first = next_run(zero, &n);
-
-		if (put(r, buf, base + (uint64_t)first * STREAM_PAGE, (size_t)n * STREAM_PAGE, e))
-			return -1;
-		zero &= ~run_mask(first, n);
-	}
-	return 0;
+	return take_zeros(r, base, zero, buf, e); /* what was never written is a hole, and reads as zeros */
 }
 
 static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct error *e)
@@ -190,11 +238,7 @@ static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct
 	struct stream_record rec;
 
 	for (;;) {
-		int got = conn_read(c, header, sizeof(header), e);
-
-		if (got)
-			return got < 0 ? -1 : error_set(e, "the other side has closed the connection");
-		if (stream_unpack(header, r->pages, &rec, e))
+		if (read_data(c, header, sizeof(header), e) || stream_unpack(header, r->pages, &rec, e))
 			return -1;
 		if (rec.kind == STREAM_END)
 			return 0;

@@ -20,6 +20,7 @@ struct session {
 	int fd; /* -1: free */
 	struct loop_source *source;
 	bool waiting; /* for the VM's end */
+	bool tracking; /* it copies the VM's memory */
 };
 
 struct control {
@@ -56,6 +57,9 @@ static void end_session(struct session *s)
 {
 	int fd = s->fd;
 
+	if (s->tracking)
+		vm_untrack_writes(s->control->vm);
+	s->tracking = false;
 	forget(s);
 	close(fd);
 }
@@ -232,6 +236,33 @@ static void do_reattach(struct session *s, const Vmb__ReattachRequest *r, struct
 	}
 }
 
+static void do_track(struct session *s, struct wire_fds *fds)
+{
+	int bitmap = wire_take_fd(fds, 0);
+	struct error e;
+
+	if (bitmap < 0) {
+		control_reply_error(s->fd, "track: a bitmap's descriptor is missing");
+	} else if (vm_track_writes(s->control->vm, bitmap, &e)) {
+		control_reply_error(s->fd, "%s", e.text);
+	} else {
+		s->tracking = true;
+		control_reply_ready(s->fd, NULL, 0);
+	}
+}
+
+static void do_collect(struct session *s)
+{
+	struct error e;
+
+	if (!s->tracking)
+		control_reply_error(s->fd, "collect: nothing is noted for this connection");
+	else if (vm_collect_writes(s->control->vm, &e))
+		control_reply_error(s->fd, "%s", e.text);
+	else
+		control_reply_ready(s->fd, NULL, 0);
+}
+
 static void do_balloon(struct session *s, uint64_t bytes)
 {
 	struct error e;
@@ -321,6 +352,12 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_BALLOON:
 		do_balloon(s, r->balloon->bytes);
+		break;
+	case VMB__REQUEST__KIND_TRACK:
+		do_track(s, fds);
+		break;
+	case VMB__REQUEST__KIND_COLLECT:
+		do_collect(s);
 		break;
 	default:
 		/* The other party may want the connection for itself. */

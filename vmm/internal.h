@@ -44,6 +44,7 @@ enum {
 #define PCI_BAR_BASE 0xd0000000u
 #define PCI_BAR_END  0xfec00000u
 #define HUGE_PAGE    (2 * MIB)
+#define DIRTY_PAGE   4096 /* what a bit of a bitmap of written pages stands for */
 /* The beam window begins at the first multiple of this above RAM. */
 #define WINDOW_STEP  (64 * GIB)
 #define MAX_WINDOW   (16384 * GIB)
@@ -61,6 +62,8 @@ struct memory {
 	uint8_t *window;
 	uint64_t window_size, window_gpa; /* bytes, 0: none */
 	int scratch; /* memfd behind what no extent is mapped over, once somebody has touched that; -1 */
+	/* Pages that were written by devices, which KVM does not see (dirty.c): a bit each; NULL: nobody asks. */
+	uint64_t *written;
 };
 
 /* Makes the memfd, or adopts `fd` (a handover); maps nothing yet. */
@@ -79,6 +82,8 @@ uint64_t memory_sealed_size(int fd, struct error *e);
 /* The back half of a VM: part of the hypervisor's window device, which is closed here. */
 int memory_adopt_window(struct memory *m, uint64_t size, int device, uint64_t offset, struct error *e);
 void memory_destroy(struct memory *m);
+/* To be called after each write through memory_at(), with where and how much. */
+void memory_written(const struct memory *m, const void *at, size_t len);
 /* The only way to guest memory: gpa and len -> pointer, or NULL if any byte lies outside RAM. */
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 /* Size of the part below the gap. */
@@ -106,6 +111,12 @@ int window_inherit(struct vm *vm, struct wire_fds *fds, size_t first, struct err
 /* A vCPU touched the window where nothing is: true if it may go on. */
 bool window_fault(struct vm *vm);
 void window_destroy(struct vm *vm);
+
+/* ------------------------------------------------------------------ dirty.c: what has been written */
+
+struct dirty;
+/* In vm.c: turns KVM's log of what vCPUs write on or off. */
+int vm_log_writes(struct vm *vm, bool on, struct error *e);
 
 /* ---------------------------------------- front.c, front_state.c, back.c: a VM in two halves */
 
@@ -627,6 +638,7 @@ struct vm {
 	struct virtio_device *balloon; /* one of them; NULL without */
 	struct virtio_device *ports;   /* a host VM's */
 	struct window *window;	       /* a host VM's; NULL until the first guest comes */
+	struct dirty *dirty; /* while its memory is being copied */
 	struct front *front; /* the vCPUs are in a guest hypervisor */
 	struct back *back;   /* the devices are with another process */
 	struct ring *ring;

@@ -226,6 +226,18 @@ void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+void memory_written(const struct memory *m, const void *at, size_t len)
+{
+	uint64_t first, last;
+
+	if (!m->written || !len)
+		return;
+	first = (uint64_t)((const uint8_t *)at - m->base) / DIRTY_PAGE;
+	last = (uint64_t)((const uint8_t *)at - m->base + len - 1) / DIRTY_PAGE;
+	for (uint64_t p = first; p <= last; p++)
+		m->written[p / 64] |= 1ull << p % 64;
+}
+
 bool memory_next_extent(const struct memory *m, uint64_t *start, uint64_t *end)
 {
 	off_t data = lseek(m->fd, (off_t)*end, SEEK_DATA), hole;

@@ -116,6 +116,10 @@ static const uint32_t ioctls[] = {
 	KVM_GET_CLOCK,
 	KVM_SET_CLOCK,
 	KVM_KVMCLOCK_CTRL,
+	/* copying the memory of a running VM: */
+	KVM_SET_USER_MEMORY_REGION, /* the log on and off */
+	KVM_GET_DIRTY_LOG,
+	KVM_CLEAR_DIRTY_LOG,
 	TUNSETOFFLOAD, /* what a network driver negotiates */
 };
 

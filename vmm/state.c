@@ -250,9 +250,9 @@ Vmb__VmState *vm_capture(struct vm *vm, struct error *e)
 	if (!s)
 		return NULL;
 	s->clock_ns = clock.clock;
-	/* The other half is in another kernel. */
+	/* The other half is in another kernel, to which `now` says nothing. */
 	s->captured_ns = vm->back ? 0 : now;
-	s->captured_tsc = vm->back ? tsc : 0;
+	s->captured_tsc = tsc;
 	s->tsc_khz = vm->caps.tsc_khz;
 	s->serial = serial_state_get(vm->serial);
 	data = console_waiting(vm->console, &s->serial->waiting.len);

@@ -120,6 +120,43 @@ void virtq_unpop(struct virtq *q)
 	q->last_avail--;
 }
 
+/* The writable part of a chain that has come back.  The guest may have changed it meanwhile: then it has lost what the
+ * device wrote, and that is all. */
+static void mark_chain(struct virtq *q, uint64_t table, unsigned int count, unsigned int index, bool indirect)
+{
+	const struct memory *m = &q->dev->pci.vm->memory;
+	const uint8_t *base = memory_at(m, table, 16ull * count);
+
+	for (unsigned int steps = 0; base && index < count && steps < count; steps++) {
+		struct vring_desc d;
+		void *at;
+
+		memcpy(&d, base + 16ull * index, sizeof(d));
+		if (d.flags & VRING_DESC_F_INDIRECT) {
+			if (!indirect)
+				mark_chain(q, d.addr, d.len / 16, 0, true);
+			return;
+		}
+		at = d.flags & VRING_DESC_F_WRITE ? memory_at(m, d.addr, d.len) : NULL;
+		if (at)
+			memory_written(m, at, d.len);
+		if (!(d.flags & VRING_DESC_F_NEXT))
+			return;
+		index = d.next;
+	}
+}
+
+/* All that the device writes: rings are marked as a whole. */
+static void mark_written(struct virtq *q, const uint8_t *used, uint16_t head)
+{
+	const struct memory *m = &q->dev->pci.vm->memory;
+
+	if (!m->written)
+		return;
+	memory_written(m, used, 6 + 8ull * q->size);
+	mark_chain(q, q->desc, q->size, head, false);
+}
+
 void virtq_fill(struct virtq *q, unsigned int n, uint16_t head, uint32_t written)
 {
 	uint8_t *used = used_ring(q), *entry;
@@ -130,6 +167,7 @@ void virtq_fill(struct virtq *q, unsigned int n, uint16_t head, uint32_t written
 	entry = used + 4 + 8 * ((uint16_t)(q->used_idx + n) % q->size);
 	memcpy(entry, &id, 4);
 	memcpy(entry + 4, &written, 4);
+	mark_written(q, used, head);
 }
 
 void virtq_publish(struct virtq *q, unsigned int count)
@@ -140,6 +178,7 @@ void virtq_publish(struct virtq *q, unsigned int count)
 		return;
 	q->used_idx = (uint16_t)(q->used_idx + count);
 	store16(used + 2, q->used_idx);
+	memory_written(&q->dev->pci.vm->memory, used, 4);
 }
 
 void virtq_push(struct virtq *q, uint16_t head, uint32_t written)
@@ -182,6 +221,7 @@ bool virtq_enable_kicks(struct virtq *q)
 		store16(used + 4 + 8 * q->size, q->last_avail);
 	else
 		store16(used, 0);
+	memory_written(&q->dev->pci.vm->memory, used, 6 + 8ull * q->size);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return load16(avail + 2) != q->last_avail;
 }
@@ -193,6 +233,8 @@ void virtq_disable_kicks(struct virtq *q)
 	/* With event indices an old avail_event silences the driver by itself. */
 	if (used && !virtio_has(q->dev, VIRTIO_RING_F_EVENT_IDX))
 		store16(used, VRING_USED_F_NO_NOTIFY);
+	if (used)
+		memory_written(&q->dev->pci.vm->memory, used, 2);
 }
 
 /* ---- scattered buffers */

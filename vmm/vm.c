@@ -83,9 +83,17 @@ static int open_kvm(struct vm *vm, struct error *e)
 
 static int create_vm(struct vm *vm, struct error *e)
 {
+	/* dirty.c; in the sandbox it could not be asked for. */
+	struct kvm_enable_cap log = {
+		.cap = KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+		.args = {KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET},
+	};
+
 	vm->fd = ioctl(vm->kvm, KVM_CREATE_VM, 0);
 	if (vm->fd < 0)
 		return error_set_errno(e, "KVM_CREATE_VM");
+	if (ioctl(vm->fd, KVM_ENABLE_CAP, &log))
+		return error_set_errno(e, "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2");
 	return 0;
 }
 
@@ -106,11 +114,12 @@ static int create_irqchip(struct vm *vm, struct error *e)
 	return 0;
 }
 
-static int add_slot(struct vm *vm, unsigned int slot, uint64_t gpa, uint64_t size, uint8_t *host,
+static int set_slot(struct vm *vm, unsigned int slot, uint32_t flags, uint64_t gpa, uint64_t size, uint8_t *host,
 		    struct error *e)
 {
 	struct kvm_userspace_memory_region r = {
 		.slot = slot,
+		.flags = flags,
 		.guest_phys_addr = gpa,
 		.memory_size = size,
 		.userspace_addr = (uintptr_t)host,
@@ -134,17 +143,28 @@ static int create_memory(struct vm *vm, struct error *e)
 	return memory_reserve_window(m, vm->config->window, e);
 }
 
-static int add_memory(struct vm *vm, struct error *e)
+static int set_ram(struct vm *vm, uint32_t flags, struct error *e)
 {
 	struct memory *m = &vm->memory;
 	uint64_t low = memory_low_size(m);
 
-	if (add_slot(vm, SLOT_LOW_RAM, 0, low, m->base, e))
+	if (set_slot(vm, SLOT_LOW_RAM, flags, 0, low, m->base, e))
 		return -1;
-	if (m->size > low && add_slot(vm, SLOT_HIGH_RAM, HIGH_RAM, m->size - low, m->base + low, e))
+	return m->size > low ? set_slot(vm, SLOT_HIGH_RAM, flags, HIGH_RAM, m->size - low, m->base + low, e) : 0;
+}
+
+int vm_log_writes(struct vm *vm, bool on, struct error *e)
+{
+	return set_ram(vm, on ? KVM_MEM_LOG_DIRTY_PAGES : 0, e);
+}
+
+static int add_memory(struct vm *vm, struct error *e)
+{
+	struct memory *m = &vm->memory;
+
+	if (set_ram(vm, 0, e))
 		return -1;
-	return m->window_size ? add_slot(vm, SLOT_WINDOW, m->window_gpa, m->window_size, m->window, e)
-			      : 0;
+	return m->window_size ? set_slot(vm, SLOT_WINDOW, 0, m->window_gpa, m->window_size, m->window, e) : 0;
 }
 
 static int choose_cpu_model(struct vm *vm, struct error *e)
@@ -355,6 +375,7 @@ void vm_destroy(struct vm *vm)
 	console_destroy(vm->console);
 	serial_destroy(vm->serial);
 	front_destroy(vm);
+	vm_untrack_writes(vm);
 	window_destroy(vm);
 	loop_remove(vm->wake_source);
 	loop_destroy(vm->loop);
@@ -434,6 +455,7 @@ static int reset(struct vm *vm, struct error *e)
 	if (vm_drain(vm, RESET_DRAIN_S * 1000000000ull, e))
 		return -1;
 	vm_reset_devices(vm);
+	memory_written(&vm->memory, vm->memory.base, vm->memory.size); /* by vm_boot() */
 	if (!vm->front && vm_restore_cpus(vm, vm->reset_state, e))
 		return -1;
 	return vm_boot(vm, e);

@@ -159,6 +159,17 @@ int vm_restore(struct vm *vm, const Vmb__VmState *s, struct error *e);
 /* Fills this process's page tables and the VM's with the memory that exists; linear in its size. */
 int vm_warm(struct vm *vm, struct error *e);
 
+/* ---- copying a VM's memory while it runs (the sequence is migrate/'s); locked
+ *
+ * From vm_track_writes() on each page that is written is noted.  vm_collect_writes() adds what has been since to the
+ * bitmap: a memfd, size sealed, with a bit for each 4 KiB of the RAM memfd, the lowest first; nobody else writes to it
+ * meanwhile.  Not for a VM whose vCPUs are in a guest hypervisor, nor for a host VM.
+ */
+int vm_track_writes(struct vm *vm, int bitmap, struct error *e); /* takes over `bitmap` in every case */
+int vm_collect_writes(struct vm *vm, struct error *e);
+bool vm_is_tracked(const struct vm *vm);
+void vm_untrack_writes(struct vm *vm);
+
 /* Writes RAM and registers of a paused or crashed VM as an ELF core to fd.  Locked. */
 int vm_dump(struct vm *vm, int fd, struct error *e);
 

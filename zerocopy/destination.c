@@ -185,6 +185,25 @@ static int restore(struct incoming *in, struct error *e)
 	return r;
 }
 
+/* The source is another machine: it commits first, and says so.  What has not been said was not done. */
+static int await_go(struct incoming *in, struct error *e)
+{
+	Vmb__Link msg = VMB__LINK__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	ProtobufCMessage *answer;
+	bool go;
+
+	msg.kind_case = VMB__LINK__KIND_READY;
+	msg.ready = &empty;
+	if (wire_send(in->link, &msg.base, NULL, 0, e))
+		return -1;
+	if (wire_recv(in->link, &vmb__link__descriptor, &answer, NULL, -1, e) != 1)
+		return error_set(e, "the source has not committed");
+	go = ((Vmb__Link *)answer)->kind_case == VMB__LINK__KIND_GO;
+	protobuf_c_message_free_unpacked(answer, NULL);
+	return go ? 0 : error_set(e, "the source has not committed");
+}
+
 /* Restores, commits and starts.  0: runs here; -1: it does not, *e says why. */
 static int take_over(struct incoming *in, const char **phase, struct error *e)
 {
@@ -199,6 +218,8 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 		return error_set(e, "fault injected");
 
 	*phase = "commit";
+	if (in->req->confirm && await_go(in, e))
+		return -1;
 	if (in->req->recover ? !owner_recover(in->owner, in->instance)
 			     : !owner_commit(in->owner, in->source, in->instance))
 		return error_set(e, "the source has taken the VM back");
@@ -251,14 +272,16 @@ static bool receive(struct incoming *in, struct error *e)
 	const char *phase = "restore";
 	bool served = false;
 
-	if (news == NEWS_GIVEN_UP && !state_is_sealed(in->state))
+	/* (The memory of another machine's VM is there.) */
+	if ((news == NEWS_GIVEN_UP || (in->req->confirm && news == NEWS_SOURCE_DEAD)) && !state_is_sealed(in->state))
 		return false;
 	vm_lock(in->vm);
 	if (state_is_sealed(in->state)) {
 		if (!take_over(in, &phase, e)) {
 			tell_result(in, phase, NULL);
 			served = true;
-		} else if (process_has_ended(in->source_pidfd, 0) && owner_read(in->owner).owner == in->source) {
+		} else if (!in->req->confirm && process_has_ended(in->source_pidfd, 0) &&
+			   owner_read(in->owner).owner == in->source) {
 			served = keep_crashed(in, e); /* it had taken the VM back, and died then */
 		} else {
 			tell_result(in, phase, e);

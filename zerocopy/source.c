@@ -9,6 +9,7 @@
 #include "zerocopy/zerocopy.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ struct handover_source {
 	/* one handover, from HandoverRequest on */
 	int driver, link, state; /* -1 without */
 	struct loop_source *driver_source;
+	bool unresolved; /* the VM may run on another machine; all of it is here still, stopped */
 };
 
 struct handover_source *handover_source_create(uint16_t instance)
@@ -98,8 +100,9 @@ struct move {
 	struct handover_source *s;
 	uint16_t destination;
 	int destination_pidfd;
-	uint64_t drain_timeout_ns;
+	const Vmb__HandoverGo *go;
 	const char *phase;
+	bool answered; /* the destination has said that it does not run there */
 	Vmb__VmState *captured;
 	Vmb__HandoverResult result;
 	Vmb__Phase phases[8];
@@ -147,7 +150,7 @@ static int stop_and_capture(struct move *m, struct error *e)
 		return error_set(e, "fault injected");
 
 	m->phase = "drain";
-	if (vm_drain(s->vm, m->drain_timeout_ns, e))
+	if (vm_drain(s->vm, m->go->drain_timeout_ns, e))
 		return -1;
 	end_phase(m);
 	if (fault_point("source.drained"))
@@ -156,6 +159,8 @@ static int stop_and_capture(struct move *m, struct error *e)
 	m->phase = "capture";
 	m->captured = vm_capture(s->vm, e);
 	if (!m->captured)
+		return -1;
+	if (vm_is_tracked(s->vm) && vm_collect_writes(s->vm, e))
 		return -1;
 	if (fault_point("source.captured"))
 		return error_set(e, "fault injected");
@@ -210,7 +215,8 @@ static int await_destination(struct move *m, int timeout_ms, struct error *e)
 					error_set(e, "the destination has gone");
 				return 0;
 			}
-			done = l->kind_case == VMB__LINK__KIND_RESTORED && l->restored->completed;
+			m->answered = l->kind_case == VMB__LINK__KIND_RESTORED;
+			done = m->answered && l->restored->completed;
 			if (!done)
 				error_set(e, "%s", l->kind_case == VMB__LINK__KIND_RESTORED
 							   ? l->restored->error
@@ -223,6 +229,24 @@ static int await_destination(struct move *m, int timeout_ms, struct error *e)
 			return 0;
 		}
 	}
+}
+
+/* Whoever spoke for another machine has died after it had committed, and took what it knew with it.  All of the VM is
+ * still here, but it must not run twice. */
+static bool is_unresolved(const struct move *m)
+{
+	struct owner_view v = owner_read(m->s->owner);
+
+	return m->go->remote && !m->answered && v.owner == m->destination;
+}
+
+static void keep_unresolved(struct move *m, struct error *e)
+{
+	const char *name = vm_config(m->s->vm)->name;
+
+	m->result.unresolved = m->s->unresolved = true;
+	error_set(e, "it may run on the other machine, or not: look there; if it does not, 'vmbeam resume %s --here', else "
+		     "'vmbeam stop %s --force'", name, name);
 }
 
 /* Its registers are lost with the destination; its memory is still held here. */
@@ -246,7 +270,11 @@ static bool take_back(struct move *m, struct error *e)
 			!owner_read(s->owner).started;
 	     i++)
 		poll(NULL, 0, 10);
-	if (!process_has_ended(m->destination_pidfd, 0))
+	if (is_unresolved(m)) {
+		keep_unresolved(m, e);
+		return true;
+	}
+	if (!process_has_ended(m->destination_pidfd, 0) && !m->go->remote)
 		return false;
 	if (owner_reclaim(s->owner, s->instance, m->destination))
 		goto mine;
@@ -284,12 +312,13 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 		.s = s,
 		.destination = (uint16_t)go->instance,
 		.destination_pidfd = pidfd,
-		.drain_timeout_ns = go->drain_timeout_ns,
+		.go = go,
 		.phase = "begin",
 	};
 	struct error e = {""};
 	/* Where both are in one hypervisor, that stands still until the memory is out of the old place. */
-	int timeout_ms = COMMIT_TIMEOUT_MS + (int)(vm_config(s->vm)->memory / GIB) * 200;
+	int timeout_ms = go->commit_timeout_ns ? (int)MIN(go->commit_timeout_ns / 1000000, (uint64_t)INT_MAX)
+					       : COMMIT_TIMEOUT_MS + (int)(vm_config(s->vm)->memory / GIB) * 200;
 	uint64_t cpu = cpu_ns();
 	char text[sizeof(e.text)];
 
@@ -303,6 +332,8 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 		take_back(&m, &e);
 	} else if (!stop_and_capture(&m, &e) && await_destination(&m, timeout_ms, &e)) {
 		m.result.completed = !process_has_ended(m.destination_pidfd, 0);
+		/* The end of one that spoke for another machine means nothing. */
+		m.result.completed |= go->remote;
 		if (!m.result.completed)
 			keep_crashed(&m, &e);
 	} else {
@@ -384,6 +415,8 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 {
 	if (s->driver >= 0)
 		error_set(e, "it is being moved already");
+	else if (s->unresolved)
+		error_set(e, "it may run on another machine: look there");
 	else if (!s->owner)
 		error_set(e, "its owner word cannot be used");
 	else if (vm_crash_reason(s->vm)[0])
@@ -400,6 +433,20 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 	return e->text;
 }
 
+/* By order of a user, who has looked: the other machine does not run it. */
+static int take_back_unresolved(struct handover_source *s, struct error *e)
+{
+	if (!s->unresolved)
+		return error_set(e, "no migration of it is unresolved");
+	if (!owner_reclaim(s->owner, s->instance, owner_read(s->owner).owner))
+		return error_set(e, "it runs on the other machine");
+	s->unresolved = false;
+	vm_uncapture(s->vm, NULL);
+	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))
+		vm_resume(s->vm);
+	return 0;
+}
+
 bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct wire_fds *fds,
 			     struct error *e)
 {
@@ -414,6 +461,13 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 		}
 		control_reply_error(s->driver, HANDOVER_CANCELLED);
 		end_handover(s, false);
+		control_reply_ready(fd, NULL, 0);
+		close(fd);
+		return true;
+	}
+	if (r->kind_case == VMB__REQUEST__KIND_TAKE_BACK) {
+		if (take_back_unresolved(s, e))
+			return false;
 		control_reply_ready(fd, NULL, 0);
 		close(fd);
 		return true;

@@ -1,0 +1,382 @@
+/* incoming.c: `vmbeam-migrate receive`: listens, and takes the source's part in a handover for a VM that comes from another
+ * machine (session.h).
+ *
+ * A thread for each connection.  Whoever connects is not trusted: without a certificate it gets no further than the
+ * handshake; with one it can have a VM built, which the process that started this one checks and does.  One migration
+ * at a time.
+ */
+#include "migrate/precopy.h"
+#include "migrate/session.h"
+#include "migrate/tls.h"
+#include "vmm/client.h"
+#include "zerocopy/zerocopy.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <openssl/crypto.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+enum { MAX_CONNECTIONS = 64, MAX_EXTENTS = 65536, HANDSHAKE_S = 10, PAGES_MS = 30000, START_MS = 60000 };
+
+/* The migration that is being received. */
+struct session {
+	uint8_t token[NET_TOKEN];
+	struct receiver *receiver; /* NULL: there is none */
+	unsigned int attached, ended, failed, n;
+	int state, link;
+};
+
+static SSL_CTX *tls; /* NULL: plain */
+static struct session session;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the session, but for what only its own thread uses */
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static pthread_mutex_t parent_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int connections;
+
+/* ---- to the process that may start VMs */
+
+static int ask_parent(const Vmb__ReceiveRequest *r, struct wire_fds *fds, struct error *e)
+{
+	int result;
+
+	pthread_mutex_lock(&parent_lock);
+	result = wire_send(NET_LINK_FD, &r->base, NULL, 0, e) ||
+				 vmm_receive_reply(NET_LINK_FD, NULL, fds, NET_BUILD_MS, e)
+			 ? -1
+			 : 0;
+	pthread_mutex_unlock(&parent_lock);
+	return result;
+}
+
+/* The VM, built but for its memory and its state. */
+static int prepare(const Vmb__NetHello *h, struct session *s, int *memory, struct error *e)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	Vmb__ReceivePrepare p = VMB__RECEIVE_PREPARE__INIT;
+	struct wire_fds fds = {.count = 0};
+
+	p.id = h->id;
+	p.provisional = h->provisional;
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_PREPARE;
+	r.prepare = &p;
+	if (ask_parent(&r, &fds, e))
+		return -1;
+	*memory = wire_take_fd(&fds, 0);
+	s->state = wire_take_fd(&fds, 1);
+	s->link = wire_take_fd(&fds, 2);
+	wire_close_fds(&fds);
+	return 0;
+}
+
+/* ---- a session */
+
+static int check_hello(const Vmb__NetHello *h, struct error *e)
+{
+	const Vmb__VmState *p = h->provisional;
+
+	if (h->version != NET_VERSION)
+		return error_set(e, "the sender speaks version %u of the protocol, this receiver version %d", h->version,
+				 NET_VERSION);
+	if (h->id.len != NET_ID || !p || !p->config || !p->config->memory || p->config->memory % STREAM_PAGE ||
+	    !h->connections || h->connections > PRECOPY_MAX_CONNECTIONS || h->n_extents > MAX_EXTENTS)
+		return error_set(e, "the sender made no sense");
+	return 0;
+}
+
+static struct receiver *make_receiver(const Vmb__NetHello *h, int memory)
+{
+	struct precopy_extent *x = xcalloc(MAX(h->n_extents, (size_t)1), sizeof(*x));
+	struct receiver *r;
+
+	for (size_t i = 0; i < h->n_extents; i++)
+		x[i] = (struct precopy_extent){h->extents[i]->start, h->extents[i]->size};
+	r = receiver_create(memory, h->provisional->config->memory, x, h->n_extents, h->connections);
+	free(x);
+	return r;
+}
+
+/* This machine's clocks, as if it had been captured here.  What the way of the message takes is lost to the guest. */
+static void rebase_clocks(Vmb__VmState *s, uint64_t age_ns)
+{
+	uint64_t now = clock_ns(), age = MIN(age_ns, now - 1), tsc = __rdtsc();
+
+	s->captured_ns = now - age;
+	for (size_t i = 0; i < s->n_vcpus && s->captured_tsc; i++)
+		s->vcpus[i]->tsc_offset += s->captured_tsc + (uint64_t)((__uint128_t)age * s->tsc_khz / 1000000) - tsc;
+}
+
+/* All connections have come to their end, and well. */
+static int await_pages(struct session *s, struct error *e)
+{
+	uint64_t due = clock_ns() + PAGES_MS * 1000000ull;
+	struct timespec ts = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
+	int r = 0;
+
+	pthread_mutex_lock(&lock);
+	while (!r && s->ended < s->n && !s->failed)
+		r = pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &ts);
+	r = s->ended == s->n && !s->failed ? 0 : error_set(e, "pages of the memory are missing");
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+static int link_receive(int fd, Vmb__Link__KindCase kind, struct error *e)
+{
+	ProtobufCMessage *m;
+	Vmb__Link *l;
+	int r = wire_recv(fd, &vmb__link__descriptor, &m, NULL, START_MS, e);
+
+	if (r <= 0)
+		return error_set(e, "the VM's process has ended");
+	l = (Vmb__Link *)m;
+	if (l->kind_case == VMB__LINK__KIND_RESTORED && !l->restored->completed)
+		r = error_set(e, "%s", l->restored->error);
+	else
+		r = l->kind_case == kind ? 0 : error_set(e, "the VM's process made no sense");
+	protobuf_c_message_free_unpacked(m, NULL);
+	return r;
+}
+
+static int link_send(int fd, Vmb__Link__KindCase kind, struct error *e)
+{
+	Vmb__Link m = VMB__LINK__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	m.kind_case = kind;
+	m.captured = &empty; /* go is one, too */
+	return wire_send(fd, &m.base, NULL, 0, e);
+}
+
+static int take_state(struct conn *c, struct session *s, struct error *e)
+{
+	Vmb__NetMessage *m;
+	int r;
+
+	if (net_receive(c, VMB__NET_MESSAGE__KIND_STATE, &m, e))
+		return -1;
+	if (!m->state->state) {
+		vmb__net_message__free_unpacked(m, NULL);
+		return error_set(e, "the sender made no sense");
+	}
+	r = await_pages(s, e);
+	if (!r) {
+		rebase_clocks(m->state->state, m->state->age_ns);
+		r = state_write(s->state, m->state->state, e) < 0 || link_send(s->link, VMB__LINK__KIND_CAPTURED, e) ||
+				    link_receive(s->link, VMB__LINK__KIND_READY, e)
+			    ? -1
+			    : 0;
+	}
+	vmb__net_message__free_unpacked(m, NULL);
+	return r;
+}
+
+static int receive_vm(struct conn *c, const Vmb__NetHello *h, struct session *s, struct error *e)
+{
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT, *go;
+	Vmb__NetReady ready = VMB__NET_READY__INIT;
+
+	ready.token = (ProtobufCBinaryData){NET_TOKEN, s->token};
+	m.kind_case = VMB__NET_MESSAGE__KIND_READY;
+	m.ready = &ready;
+	(void)h;
+	if (net_send(c, &m, e) || take_state(c, s, e) || net_send_mark(c, VMB__NET_MESSAGE__KIND_RESTORED, e) ||
+	    net_receive(c, VMB__NET_MESSAGE__KIND_GO, &go, e))
+		return -1;
+	vmb__net_message__free_unpacked(go, NULL);
+	if (link_send(s->link, VMB__LINK__KIND_GO, e) || link_receive(s->link, VMB__LINK__KIND_RESTORED, e))
+		return -1;
+	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e);
+}
+
+/* Who else comes meanwhile is told to wait. */
+static int begin_session(const Vmb__NetHello *h, struct error *e)
+{
+	int memory = -1, r;
+
+	pthread_mutex_lock(&lock);
+	if (session.n) {
+		r = error_set(e, "another migration is being received");
+	} else {
+		session = (struct session){.n = h->connections, .state = -1, .link = -1};
+		r = 0;
+	}
+	pthread_mutex_unlock(&lock);
+	if (r)
+		return -1;
+	r = getrandom(session.token, NET_TOKEN, 0) == NET_TOKEN ? prepare(h, &session, &memory, e)
+								 : error_set_errno(e, "random numbers");
+	pthread_mutex_lock(&lock);
+	if (r)
+		session.n = 0;
+	else
+		session.receiver = make_receiver(h, memory);
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
+static void end_session(void)
+{
+	receiver_abort(session.receiver);
+	pthread_mutex_lock(&lock);
+	while (session.attached > session.ended)
+		pthread_cond_wait(&changed, &lock);
+	receiver_free(session.receiver);
+	close_fd(&session.state);
+	close_fd(&session.link);
+	session = (struct session){.state = -1, .link = -1};
+	pthread_mutex_unlock(&lock);
+}
+
+static void on_hello(struct conn *c, const Vmb__NetHello *h)
+{
+	const char *name = h->provisional && h->provisional->config ? h->provisional->config->name : "?";
+	struct error e;
+
+	if (check_hello(h, &e) || begin_session(h, &e)) {
+		log_line("%.64s: refused: %s", name, e.text);
+		net_send_error(c, &e);
+		return;
+	}
+	log_line("%s: being received, %llu MiB", name, (unsigned long long)(h->provisional->config->memory / MIB));
+	if (receive_vm(c, h, &session, &e)) {
+		log_line("%s: not received: %s", name, e.text);
+		net_send_error(c, &e);
+	} else {
+		log_line("%s: received, it runs here", name);
+	}
+	end_session();
+}
+
+static void on_attach(struct conn *c, const ProtobufCBinaryData *token)
+{
+	struct receiver *r = NULL;
+	struct error e;
+	int result;
+
+	pthread_mutex_lock(&lock);
+	if (session.receiver && session.attached < session.n && token->len == NET_TOKEN &&
+	    !CRYPTO_memcmp(token->data, session.token, NET_TOKEN)) {
+		session.attached++;
+		r = session.receiver;
+	}
+	pthread_mutex_unlock(&lock);
+	if (!r)
+		return;
+	result = receiver_serve(r, c, &e);
+	if (result)
+		log_line("a connection has failed: %s", e.text);
+	pthread_mutex_lock(&lock);
+	session.ended++;
+	session.failed += result != 0;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+static void on_query(struct conn *c, const ProtobufCBinaryData *id)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
+	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
+	struct wire_fds fds = {.count = 0};
+	struct error e;
+
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_QUERY;
+	r.query = *id;
+	/* While it is being received nobody knows yet. */
+	pthread_mutex_lock(&lock);
+	while (session.n)
+		pthread_cond_wait(&changed, &lock);
+	pthread_mutex_unlock(&lock);
+	status.runs = !ask_parent(&r, &fds, &e);
+	wire_close_fds(&fds);
+	m.kind_case = VMB__NET_MESSAGE__KIND_STATUS;
+	m.status = &status;
+	net_send(c, &m, &e);
+}
+
+/* ---- connections */
+
+static struct conn *welcome(int fd, struct error *e)
+{
+	struct timeval t = {HANDSHAKE_S, 0};
+	SSL *ssl = NULL;
+
+	/* For the handshake; what comes after it has keepalives. */
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
+	if (tls && !(ssl = tls_shake_hands(tls, fd, NULL, e))) {
+		close(fd);
+		return NULL;
+	}
+	return conn_new(fd, ssl, e);
+}
+
+static void *serve(void *ctx)
+{
+	int fd = (int)(intptr_t)ctx;
+	Vmb__NetMessage *m = NULL;
+	struct error e;
+	struct conn *c = welcome(fd, &e);
+
+	if (!c || net_receive(c, VMB__NET_MESSAGE__KIND__NOT_SET, &m, &e)) {
+		log_line("refused: %s", e.text);
+	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_HELLO) {
+		on_hello(c, m->hello);
+	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_ATTACH) {
+		on_attach(c, &m->attach);
+	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_QUERY) {
+		on_query(c, &m->query);
+	}
+	if (m)
+		vmb__net_message__free_unpacked(m, NULL);
+	conn_free(c);
+	connections--;
+	return NULL;
+}
+
+static void accept_for_ever(int listener)
+{
+	pthread_attr_t detached;
+
+	pthread_attr_init(&detached);
+	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	for (;;) {
+		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+		pthread_t t;
+
+		if (fd < 0)
+			continue;
+		if (connections >= MAX_CONNECTIONS || pthread_create(&t, &detached, serve, (void *)(intptr_t)fd))
+			close(fd);
+		else
+			connections++;
+	}
+}
+
+int receive_main(int argc, char **argv)
+{
+	static const struct option options[] = {{"listen", required_argument, NULL, 'l'},
+						{"tls", required_argument, NULL, 't'},
+						{NULL, 0, NULL, 0}};
+	const char *address = NULL, *dir = NULL;
+	struct error e;
+	int opt, listener;
+
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
+		*(opt == 'l' ? &address : &dir) = optarg;
+	listener = address ? conn_listen(address, &e) : error_set(&e, "--listen is missing");
+	if (listener < 0 || (dir && !(tls = tls_context(dir, true, &e)))) {
+		log_line("receive: %s", e.text);
+		return 1;
+	}
+	log_line("receiving at %s%s", address, dir ? "" : ", without encryption");
+	accept_for_ever(listener);
+	return 1;
+}
