@@ -56,6 +56,7 @@ void vm_stop_now(const char *name);
 
 int run_main(int argc, char **argv);
 int network_main(int argc, char **argv);
+int receive_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
 int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);
@@ -67,6 +68,12 @@ int stop_main(int argc, char **argv);
 int balloon_main(int argc, char **argv);
 int dump_main(int argc, char **argv);
 int migrate_main(int argc, char **argv);
+
+/* Sockets and the exit record in the VM's folder, which is the caller's by runtime_claim(). */
+struct vm_files;
+int vmm_open_runtime_files(const Vmb__VmConfig *c, struct vm_files *f, struct error *e);
+/* Becomes vmbeam-migrate with these arguments (argv[0] is its command); returns only if that fails. */
+int network_exec(char *const *argv);
 
 /* vmm_main.c: what a process started by vmm_spawn() does; returns its exit status. */
 int vmm_process(void);

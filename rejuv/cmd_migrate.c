@@ -7,14 +7,77 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { DEFAULT_DRAIN_S = 10 };
+#define LINE_NS 2000000000ull
+
+enum { MAX_SEND_ARGS = 24, CLEAR_MS = 5000 };
 
 struct migrate_args {
-	const char *vm, *to;
-	bool json, cancel;
+	const char *vm, *to, *tls;
+	bool json, cancel, insecure;
 	struct handover_options o;
+	char *send[MAX_SEND_ARGS]; /* what vmbeam-migrate is called with, for another machine */
+	size_t nsend;
+	uint64_t last_line_ns;
 };
+
+static char *const *send_args;
+
+/* What stands for the other machine: it becomes vmbeam-migrate. */
+static int send_process(void)
+{
+	return network_exec(send_args);
+}
+
+static void add_send(struct migrate_args *a, const char *option, const char *value)
+{
+	a->send[a->nsend++] = (char *)(uintptr_t)option;
+	if (value)
+		a->send[a->nsend++] = (char *)(uintptr_t)value;
+}
+
+/* A line that is redrawn on a terminal; elsewhere one every two seconds. */
+static void show_progress(void *ctx, const Vmb__Progress *p)
+{
+	struct migrate_args *a = ctx;
+	uint64_t now = clock_ns();
+	bool tty = isatty(STDERR_FILENO);
+	double left = p->rate ? (double)(p->total - MIN(p->total, p->done)) / (double)p->rate : 0;
+
+	if (a->json || (!tty && now - a->last_line_ns < LINE_NS))
+		return;
+	a->last_line_ns = now;
+	fprintf(stderr, "%s%s: round %u, %llu of %llu MiB, %.0f MB/s, written %.0f MB/s, expected downtime %.0f ms, %.0f s to go%s",
+		tty ? "\r\033[K" : "", a->vm, p->round, (unsigned long long)(p->done / MIB), (unsigned long long)(p->total / MIB),
+		(double)p->rate / 1e6, (double)p->dirty_rate / 1e6,
+		p->expected_ns == UINT64_MAX ? 0.0 : (double)p->expected_ns / 1e6, left, tty ? "" : "\n");
+}
+
+static int set_remote(struct migrate_args *a)
+{
+	bool plain = !strncmp(a->to, "tcp://", 6);
+
+	if (strncmp(a->to, "tls://", 6) && !plain)
+		return cli_usage("migrate: --to %s: tls://HOST:PORT is expected", a->to);
+	if (plain && !a->insecure)
+		return cli_usage("migrate: tcp:// is not encrypted: use tls://, or add --insecure");
+	if (!plain && !a->tls)
+		return cli_usage("migrate: --tls DIR is missing");
+	if (a->o.dry_run)
+		return cli_usage("migrate: --dry-run is for moves on one machine");
+	add_send(a, "--to", a->to + 6);
+	if (!plain)
+		add_send(a, "--tls", a->tls);
+	send_args = a->send;
+	a->o.entry = send_process;
+	a->o.remote = true;
+	a->o.warm = false;
+	a->o.progress = show_progress;
+	a->o.ctx = a;
+	return 0;
+}
 
 static int parse(int argc, char **argv, struct migrate_args *a)
 {
@@ -22,14 +85,20 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		{"to", required_argument, NULL, 't'},	  {"json", no_argument, NULL, 'j'},
 		{"dry-run", no_argument, NULL, 'd'},	  {"no-warm", no_argument, NULL, 'w'},
 		{"timeout", required_argument, NULL, 's'}, {"mode", required_argument, NULL, 'm'},
-		{"cancel", no_argument, NULL, 'c'},	  {NULL, 0, NULL, 0},
+		{"cancel", no_argument, NULL, 'c'},	  {"tls", required_argument, NULL, 'T'},
+		{"insecure", no_argument, NULL, 'i'},	  {"connections", required_argument, NULL, 'C'},
+		{"downtime-limit", required_argument, NULL, 'l'}, {"bandwidth", required_argument, NULL, 'b'},
+		{NULL, 0, NULL, 0},
 	};
-	uint64_t seconds = DEFAULT_DRAIN_S;
+	uint64_t seconds = DEFAULT_DRAIN_S, n;
+	bool given = false;
 	struct error e;
 	int opt;
 
 	a->o.entry = vmm_process;
 	a->o.warm = true;
+	a->tls = getenv("VMBEAM_TLS_DIR");
+	add_send(a, "send", NULL);
 	opterr = 0;
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
@@ -52,10 +121,32 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		case 's':
 			if (parse_uint(optarg, 1, 3600, &seconds, &e))
 				return cli_usage("migrate: --timeout: %s", e.text);
+			given = true;
+			break;
+		case 'T':
+			a->tls = optarg;
+			break;
+		case 'i':
+			a->insecure = true;
+			break;
+		case 'C':
+			if (parse_uint(optarg, 1, 16, &n, &e))
+				return cli_usage("migrate: --connections: %s", e.text);
+			add_send(a, "--connections", optarg);
+			break;
+		case 'l':
+			if (parse_uint(optarg, 1, 100000, &n, &e))
+				return cli_usage("migrate: --downtime-limit: %s", e.text);
+			add_send(a, "--downtime-limit", optarg);
+			break;
+		case 'b':
+			if (parse_size(optarg, &n, &e))
+				return cli_usage("migrate: --bandwidth: %s", e.text);
+			add_send(a, "--bandwidth", optarg);
 			break;
 		case 'm':
-			if (strcmp(optarg, "auto") && strcmp(optarg, "zero-copy"))
-				return cli_usage("migrate: --mode %s: only zero-copy is there yet", optarg);
+			if (strcmp(optarg, "auto") && strcmp(optarg, "zero-copy") && strcmp(optarg, "pre-copy"))
+				return cli_usage("migrate: --mode %s: zero-copy and pre-copy are there yet", optarg);
 			break;
 		default:
 			return cli_usage("migrate: unknown option or missing value");
@@ -68,31 +159,37 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		return 0;
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
+	if (given && strchr(a->to, ':')) {
+		a->o.timeout_ns = seconds * 1000000000ull;
+		add_send(a, "--timeout", xasprintf("%llu", (unsigned long long)seconds * 1000));
+		seconds = DEFAULT_DRAIN_S;
+	}
+	a->o.drain_timeout_ns = seconds * 1000000000ull;
 	if (strchr(a->to, ':'))
-		return cli_usage("migrate: --to %s: other machines are not there yet", a->to);
+		return set_remote(a);
 	if (!strcmp(a->to, "host"))
 		a->o.placement = "";
 	else if (strcmp(a->to, "fresh"))
 		a->o.placement = a->to;
-	a->o.drain_timeout_ns = seconds * 1000000000ull;
 	a->o.fault = getenv("VMBEAM_FAULT");
 	return 0;
 }
 
 json_t *handover_json(const char *vm, const char *to, const struct handover_report *r, int result)
 {
+	const char *mode = r->remote ? "pre-copy" : "zero-copy";
 	json_t *phases = json_array(), *j;
 
 	for (size_t i = 0; i < r->nphases; i++)
 		json_array_append_new(phases, json_pack("{s:s, s:I}", "name", r->phases[i].name, "ns",
 							(json_int_t)r->phases[i].ns));
-	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:i, s:{s:I, s:I}, s:n}",
-		      "vm", vm, "mode", "zero-copy", "from", cli_placement(r->from), "to", to, "outcome",
+	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:o, s:I, s:I, s:{s:I, s:I}, s:n}",
+		      "vm", vm, "mode", mode, "from", cli_placement(r->from), "to", to, "outcome",
 		      !result ? "completed" : r->cancelled ? "cancelled" : "failed", "error",
 		      result ? r->error.text : "",
 		      "memory_bytes", (json_int_t)r->memory_bytes, "total_ns", (json_int_t)r->total_ns,
 		      "downtime_ns", (json_int_t)r->downtime_ns, "phases", phases, "bytes_sent",
-		      (json_int_t)r->state_bytes, "rounds", 0, "cpu_ns", "source",
+		      (json_int_t)r->state_bytes, "rounds", (json_int_t)r->rounds, "cpu_ns", "source",
 		      (json_int_t)r->cpu_source_ns, "destination", (json_int_t)r->cpu_destination_ns,
 		      "fallback_reason");
 	if (!r->downtime_ns) /* the source died before it could say when it had paused */
@@ -123,7 +220,7 @@ static double ms(uint64_t ns)
 
 int migrate_main(int argc, char **argv)
 {
-	struct migrate_args a = {0};
+	static struct migrate_args a;
 	struct handover_report r;
 	int result = parse(argc, argv, &a);
 
@@ -132,6 +229,10 @@ int migrate_main(int argc, char **argv)
 	if (a.cancel)
 		return vm_simple(a.vm, a.json, VMB__REQUEST__KIND_CANCEL);
 	result = handover_drive(a.vm, &a.o, &r);
+	if (a.o.remote && isatty(STDERR_FILENO) && !a.json)
+		fputs("\r\033[K", stderr);
+	if (a.o.remote && !result)
+		runtime_clear(a.vm, CLEAR_MS);
 	if (a.json)
 		print_json(&a, &r, result);
 	if (a.o.dry_run && result && !a.json)

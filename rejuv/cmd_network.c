@@ -8,23 +8,32 @@
 #include <string.h>
 #include <unistd.h>
 
-int network_main(int argc, char **argv)
+int network_exec(char *const *argv)
 {
-	char self[PATH_MAX];
+	char self[PATH_MAX], *program, **args;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char **args = xcalloc((size_t)argc + 2, sizeof(*args));
-	char *program;
+	size_t argc = 0;
+	int r;
 
 	if (n < 0)
 		return cli_fail("/proc/self/exe: %s", strerror(errno));
 	self[n] = 0;
 	*strrchr(self, '/') = 0;
 	program = xasprintf("%s/vmbeam-migrate", self);
+	while (argv[argc])
+		argc++;
+	args = xcalloc(argc + 2, sizeof(*args));
 	args[0] = program;
-	memcpy(args + 1, argv, (size_t)argc * sizeof(*args));
+	memcpy(args + 1, argv, argc * sizeof(*args));
 	execv(program, args);
-	n = cli_fail("%s: %s", program, strerror(errno));
+	r = cli_fail("%s: %s", program, strerror(errno));
 	free(program);
 	free(args);
-	return (int)n;
+	return r;
+}
+
+int network_main(int argc, char **argv)
+{
+	(void)argc; /* argv ends with NULL */
+	return network_exec(argv);
 }

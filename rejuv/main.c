@@ -28,7 +28,10 @@ static const struct command {
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
-	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel"},
+	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel\n"
+	 "             | NAME --to tls://HOST:PORT --tls DIR [--connections N] [--downtime-limit MS] [--bandwidth B/S]\n"
+	 "               [--timeout S] [--json]; tcp://HOST:PORT --insecure: not encrypted"},
+	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure [--allow DIR]..."},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
 	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},

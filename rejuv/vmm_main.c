@@ -36,7 +36,7 @@ static int open_socket(const char *name, const char *file, int type, int *fd, st
 	return *fd < 0 ? -1 : 0;
 }
 
-static int open_runtime_files(const Vmb__VmConfig *c, struct vm_files *f, struct error *e)
+int vmm_open_runtime_files(const Vmb__VmConfig *c, struct vm_files *f, struct error *e)
 {
 	char *record;
 
@@ -81,7 +81,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	files.lock = runtime_claim(name, e);
 	if (files.lock < 0)
 		goto out;
-	if (vm_files_open(&files, req->config, e) || open_runtime_files(req->config, &files, e) ||
+	if (vm_files_open(&files, req->config, true, e) || vmm_open_runtime_files(req->config, &files, e) ||
 	    (files.owner = owner_create(e)) < 0) {
 		vm_files_close(&files);
 		runtime_remove(name);

@@ -6,6 +6,7 @@
  *   hvc       socket, the virtio console's bytes
  *   exit      "REASON STATUS" once it has ended
  *   log       the vmm processes' messages
+ *   migration its id, of a VM that has come from another machine
  * All functions may be called from any thread; returned strings are the caller's to free().
  */
 #ifndef VMM_CLIENT_H

@@ -132,7 +132,25 @@ static int open_module(const char *spec, int *fd, struct error *e)
 	return open_read(path, fd, e);
 }
 
-int vm_files_open(struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
+int vm_files_lock(const struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
+{
+	for (size_t i = 0; i < c->n_disks; i++)
+		if (disk_lock(f->disks[i], c->disks[i]->path, c->disks[i]->read_only, e))
+			return -1;
+	return 0;
+}
+
+int vm_files_make_ram(struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
+{
+	struct memory m;
+
+	if (memory_create(&m, c->memory, c->hugepages, -1, e))
+		return -1;
+	f->ram = m.fd;
+	return 0;
+}
+
+int vm_files_open(struct vm_files *f, const Vmb__VmConfig *c, bool lock, struct error *e)
 {
 	if (open_read(c->kernel, &f->kernel, e) ||
 	    (c->initrd[0] && open_read(c->initrd, &f->initrd, e)))
@@ -141,7 +159,7 @@ int vm_files_open(struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
 		if (open_module(c->modules[i], &f->modules[i], e))
 			return -1;
 	for (size_t i = 0; i < c->n_disks; i++)
-		if ((f->disks[i] = disk_open(c->disks[i]->path, c->disks[i]->read_only, e)) < 0)
+		if ((f->disks[i] = disk_open(c->disks[i]->path, c->disks[i]->read_only, lock, e)) < 0)
 			return -1;
 	for (size_t i = 0; i < c->n_nets; i++)
 		if ((f->taps[i] = tap_open(c->nets[i]->tap, e)) < 0)

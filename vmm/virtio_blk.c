@@ -75,9 +75,19 @@ static int lock_disk(int fd, const struct flock *lock)
 	return 0;
 }
 
-int disk_open(const char *path, bool read_only, struct error *e)
+int disk_lock(int fd, const char *path, bool read_only, struct error *e)
 {
 	struct flock lock = {.l_type = read_only ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	if (!lock_disk(fd, &lock))
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return error_set(e, "%s: locked by another VM", path);
+	return error_set_errno(e, "%s: cannot lock it", path);
+}
+
+int disk_open(const char *path, bool read_only, bool lock, struct error *e)
+{
 	int mode = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC, fd;
 	struct stat st;
 
@@ -86,15 +96,10 @@ int disk_open(const char *path, bool read_only, struct error *e)
 		fd = open(path, mode);
 	if (fd < 0)
 		return error_set_errno(e, "%s", path);
-	if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))) {
+	if (fstat(fd, &st) || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
 		error_set(e, "%s: neither a file nor a block device", path);
-	} else if (lock_disk(fd, &lock) == 0) {
+	else if (!lock || !disk_lock(fd, path, read_only, e))
 		return fd;
-	} else if (errno == EAGAIN || errno == EACCES) {
-		error_set(e, "%s: locked by another VM", path);
-	} else {
-		error_set_errno(e, "%s: cannot lock it", path);
-	}
 	close(fd);
 	return -1;
 }

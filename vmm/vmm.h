@@ -43,9 +43,13 @@ enum { VM_MAX_FILES = 10 + VM_MAX_MODULES + VM_MAX_DISKS + VM_MAX_NETS };
 
 void vm_files_init(struct vm_files *f);
 void vm_files_close(struct vm_files *f);
-/* Opens kernel, initrd, modules, disks (locked: OFD locks, shared if read-only), taps and the serial
+/* Opens kernel, initrd, modules, disks (with `lock`: OFD locks, shared if read-only), taps and the serial
  * file as `config` names them. */
-int vm_files_open(struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
+int vm_files_open(struct vm_files *f, const Vmb__VmConfig *config, bool lock, struct error *e);
+/* Takes the locks then; -1 if another VM has one. */
+int vm_files_lock(const struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
+/* Memory for a VM that comes from elsewhere; otherwise vm_create() makes it. */
+int vm_files_make_ram(struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
 /* Fills fds[] and names[] (both VM_MAX_FILES long; names are static strings or index-suffixed) with
  * what is open; returns the count. */
 size_t vm_files_list(const struct vm_files *f, int *fds, char (*names)[16]);

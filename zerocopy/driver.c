@@ -170,7 +170,9 @@ static void hear(struct drive *d, struct party *p)
 		p->result = reply->result;
 		return;
 	}
-	if (reply->kind_case == VMB__REPLY__KIND_READY) {
+	if (reply->kind_case == VMB__REPLY__KIND_PROGRESS && d->o->progress) {
+		d->o->progress(d->o->ctx, reply->progress);
+	} else if (reply->kind_case == VMB__REPLY__KIND_READY) {
 		p->serves = true;
 	} else if (reply->kind_case == VMB__REPLY__KIND_PREPARED) {
 		d->prepared = true;
@@ -228,20 +230,22 @@ static int send_go(struct drive *d, struct error *e)
 	req.go = &go;
 	go.instance = d->instance;
 	go.drain_timeout_ns = d->o->drain_timeout_ns;
+	go.remote = d->o->remote;
+	go.commit_timeout_ns = d->o->remote ? FINISH_TIMEOUT_MS * 1000000ull : 0;
 	return wire_send(d->source.link, &req.base, &d->destination.pidfd, 1, e);
 }
 
 static void wait_for_both(struct drive *d)
 {
-	uint64_t deadline = clock_ns() + PREPARE_TIMEOUT_MS * 1000000ull;
+	uint64_t deadline = clock_ns() + PREPARE_TIMEOUT_MS * 1000000ull + d->o->timeout_ns;
 	struct error e;
 
 	while (!is_over(d)) {
 		uint64_t now = clock_ns();
 
-		if (now >= deadline)
+		if (now >= deadline && !(d->o->remote && !d->o->timeout_ns && !d->going))
 			return;
-		look(d, (int)((deadline - now) / 1000000 + 1));
+		look(d, now < deadline ? (int)MIN((deadline - now) / 1000000 + 1, 1000ull) : 1000);
 		if (d->warmed && !d->going && d->source.link >= 0 && !d->source.dead) {
 			deadline = clock_ns() + d->o->drain_timeout_ns + FINISH_TIMEOUT_MS * 1000000ull;
 			if (!send_go(d, &e)) {
@@ -334,8 +338,8 @@ static int report(struct drive *d)
 		now = clock_ns();
 		r->completed = true;
 		add_phase(r, "prepare", d->prepared_at ? d->prepared_at - d->start : 0);
-		if (d->warmed_at && d->o->warm)
-			add_phase(r, "warm", d->warmed_at - d->prepared_at);
+		if (d->warmed_at && (d->o->warm || d->o->remote))
+			add_phase(r, d->o->remote ? "copy" : "warm", d->warmed_at - d->prepared_at);
 		add_phases(r, s);
 		if (s)
 			/* From the sealed state to the destination's first look at it. */
@@ -347,12 +351,13 @@ static int report(struct drive *d)
 		add_phases(r, t);
 		add_phase(r, "retire", now - t->resume_ns);
 		r->total_ns = now - d->start;
-		if (d->o->warm && d->warmed_at)
+		if (d->o->warm && !d->o->remote && d->warmed_at)
 			r->total_ns -= d->warmed_at - d->prepared_at;
 		r->cpu_destination_ns = t->cpu_ns;
+		r->rounds = t->rounds;
 		if (s) {
 			r->downtime_ns = t->resume_ns - s->pause_ns;
-			r->state_bytes = s->state_bytes;
+			r->state_bytes = d->o->remote ? t->bytes_sent : s->state_bytes;
 			r->cpu_source_ns = s->cpu_ns;
 		}
 		fault_point("driver.done");
@@ -362,7 +367,8 @@ static int report(struct drive *d)
 		struct error e;
 
 		error_set(&e, "%s%s", s->error,
-			  s->crashed ? "; its memory is kept by the source"
+			  s->unresolved ? ""
+			  : s->crashed ? "; its memory is kept by the source"
 			  : s->held  ? "; it is held: migrate it to host"
 				     : "; it runs on at the source");
 		r->crashed = s->crashed;
@@ -399,6 +405,7 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 	struct error e = {""};
 
 	memset(r, 0, sizeof(*r));
+	r->remote = o->remote;
 	fault_arm(o->fault);
 	d.start = clock_ns();
 	d.state = state_create(&e);
@@ -429,7 +436,7 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 	/* A source that has left is as good as dead: it may only be slow to end. */
 	if (d.source.result && d.source.result->completed)
 		d.source.dead = true;
-	if (d.source.dead && d.destination.dead && recover(&d)) {
+	if (d.source.dead && d.destination.dead && !o->remote && recover(&d)) {
 		result = -1;
 		goto out;
 	}

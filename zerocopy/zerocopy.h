@@ -104,6 +104,11 @@ struct handover_options {
 	bool warm;
 	uint64_t drain_timeout_ns;
 	const char *fault; /* tests; NULL or "" without */
+	/* The process that `entry` runs stands for another machine (migrate/session.h). */
+	bool remote;
+	uint64_t timeout_ns; /* then: until the guest is to be stopped; 0: none */
+	void (*progress)(void *ctx, const Vmb__Progress *p);
+	void *ctx;
 };
 
 /* What the source tells the driver then. */
@@ -130,6 +135,8 @@ struct handover_report {
 	uint64_t total_ns; /* without the phase "warm" */
 	uint64_t downtime_ns;
 	uint64_t state_bytes; /* all that was copied */
+	unsigned int rounds;  /* of pre-copy */
+	bool remote;
 	uint64_t cpu_source_ns, cpu_destination_ns;
 };
 

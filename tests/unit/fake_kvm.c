@@ -288,8 +288,34 @@ static int vm_ioctl(int fd, unsigned long request, void *arg)
 
 		if (r->slot == SLOT_LOW_RAM)
 			m->ram = (uint8_t *)(uintptr_t)r->userspace_addr;
+		/* KVM_DIRTY_LOG_INITIALLY_SET */
+		if (r->slot < FAKE_SLOTS && r->flags & KVM_MEM_LOG_DIRTY_PAGES)
+			memset(m->written[r->slot], 0xff, sizeof(m->written[0]));
+		if (r->slot < FAKE_SLOTS)
+			m->logged[r->slot] = r->flags & KVM_MEM_LOG_DIRTY_PAGES
+						     ? MIN(r->memory_size / 4096 / 64, (uint64_t)FAKE_LOG) : 0;
 		return 0;
 	}
+	case KVM_GET_DIRTY_LOG: {
+		struct kvm_dirty_log *l = arg;
+
+		if (l->slot >= FAKE_SLOTS || !m->logged[l->slot])
+			return refuse(ENOENT);
+		memcpy(l->dirty_bitmap, m->written[l->slot], 8 * m->logged[l->slot]);
+		return 0;
+	}
+	case KVM_CLEAR_DIRTY_LOG: {
+		struct kvm_clear_dirty_log *l = arg;
+
+		if (l->slot >= FAKE_SLOTS || l->first_page % 64 ||
+		    (l->first_page + l->num_pages + 63) / 64 > m->logged[l->slot])
+			return refuse(EINVAL);
+		for (uint64_t i = 0; i < (l->num_pages + 63) / 64; i++)
+			m->written[l->slot][l->first_page / 64 + i] &= ~((uint64_t *)l->dirty_bitmap)[i];
+		return 0;
+	}
+	case KVM_ENABLE_CAP:
+		return 0;
 	case KVM_SET_TSS_ADDR:
 	case KVM_SET_IDENTITY_MAP_ADDR:
 	case KVM_CREATE_IRQCHIP:

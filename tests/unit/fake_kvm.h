@@ -9,6 +9,7 @@
 
 #include "vmm/internal.h"
 
+enum { FAKE_SLOTS = 2, FAKE_LOG = 1024 /* words: writes to the first 256 MiB of a slot are logged */ };
 enum { FAKE_VCPUS = 4, FAKE_XSAVE_MAX = 64 << 10, FAKE_CPUID = 64, FAKE_MSRS = 16 };
 
 /* What a vCPU holds; up to xsave without a gap, compared byte by byte. */
@@ -30,6 +31,8 @@ struct fake_machine {
 	struct kvm_pit_state2 pit2;
 	uint64_t clock;
 	uint8_t *ram;
+	size_t logged[FAKE_SLOTS]; /* words; 0: not */
+	uint64_t written[FAKE_SLOTS][FAKE_LOG];
 };
 
 struct fake_kvm {

@@ -1,0 +1,372 @@
+/* cmd_receive.c: `vmbeam receive`: takes VMs from other machines.
+ *
+ * Two processes: vmbeam-migrate listens, speaks TLS and reads what comes (migrate/incoming.c); this one, which speaks to
+ * nobody but it, builds the VM that is asked for, if it may be.  A sender has a certificate, but is not the master of this
+ * machine: the files that its VM names must lie where --allow says.
+ */
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+#include "vmm/vmm.h"
+#include "zerocopy/zerocopy.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { MAX_ALLOWED = 16, BUILD_MS = 60000, LOCK_MS = 10000, SOURCE = 1, DESTINATION = 2 };
+
+struct receive {
+	const char *listen, *tls;
+	bool insecure;
+	const char *allowed[MAX_ALLOWED];
+	size_t nallowed;
+	int child; /* link to vmbeam-migrate */
+	int child_pidfd;
+	/* the VM that is being received */
+	int vmm; /* its process's first connection; -1: none */
+	char *name;
+	Vmb__VmConfig *config;
+	struct vm_files disks; /* for their locks, once it runs */
+};
+
+/* ---- what may be built */
+
+static bool is_below(const char *path, const char *folder)
+{
+	size_t len = strlen(folder);
+
+	return !strncmp(path, folder, len) && (path[len] == '/' || folder[len - 1] == '/');
+}
+
+/* A file that need not exist lies where its folder does. */
+static int check_path(const struct receive *r, const char *path, struct error *e)
+{
+	char real[PATH_MAX], *copy = xstrdup(path), *slash = strrchr(copy, '/'), folder[PATH_MAX];
+	bool ok = path[0] == '/' && realpath(path, real);
+
+	if (!ok && errno == ENOENT && slash > copy && strcmp(slash, "/..") && slash[1]) {
+		*slash = 0;
+		ok = realpath(copy, real) && strlen(real) + strlen(slash + 1) + 2 < sizeof(real);
+		if (ok) {
+			strcat(real, "/");
+			strcat(real, slash + 1);
+		}
+	}
+	free(copy);
+	for (size_t i = 0; i < r->nallowed && ok; i++)
+		if (realpath(r->allowed[i], folder) && is_below(real, folder))
+			return 0;
+	return error_set(e, "%.200s is not in a folder that --allow names there", path);
+}
+
+static int check_config(const struct receive *r, const Vmb__VmConfig *c, struct error *e)
+{
+	if (vm_config_validate(c, e))
+		return -1;
+	if (c->placement[0] || c->window)
+		return error_set(e, "only VMs on the host can come: no host VMs, none in a hypervisor");
+	if (c->n_modules || !c->cpu_model)
+		return error_set(e, "%s", c->n_modules ? "it has multiboot modules" : "it has no CPU model");
+	if (check_path(r, c->kernel, e) || (c->initrd[0] && check_path(r, c->initrd, e)) ||
+	    (c->serial == VMB__SERIAL_KIND__SERIAL_FILE && check_path(r, c->serial_file, e)))
+		return -1;
+	for (size_t i = 0; i < c->n_disks; i++)
+		if (check_path(r, c->disks[i]->path, e))
+			return -1;
+	return memory_admit(c, e);
+}
+
+/* ---- building it */
+
+static int write_id(const char *name, const ProtobufCBinaryData *id)
+{
+	char *path = runtime_path(name, "migration");
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	int r = fd < 0 || write_all(fd, id->data, id->len) != (ssize_t)id->len ? -1 : 0;
+
+	close_fd(&fd);
+	free(path);
+	return r;
+}
+
+/* The word says that it runs elsewhere, and is about to come. */
+static int make_owner(struct error *e)
+{
+	int fd = owner_create(e);
+	struct owner *o = fd < 0 ? NULL : owner_map(fd, e);
+
+	if (o && owner_begin(o, SOURCE, DESTINATION)) {
+		owner_unmap(o);
+		return fd;
+	}
+	owner_unmap(o);
+	close_fd(&fd);
+	return -1;
+}
+
+static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct vm_files *f, int state, int link,
+		 struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__IncomingRequest in = VMB__INCOMING_REQUEST__INIT;
+	int own[VM_MAX_FILES], fds[VM_MAX_FILES + 3];
+	char names[VM_MAX_FILES][16], *ptrs[VM_MAX_FILES];
+	size_t n = vm_files_list(f, own, names);
+	pid_t pid;
+
+	for (size_t i = 0; i < n; i++)
+		ptrs[i] = names[i];
+	fds[0] = state;
+	fds[1] = link;
+	fds[2] = r->child_pidfd;
+	memcpy(fds + 3, own, n * sizeof(*own));
+	in.provisional = p->provisional;
+	in.fd_names = ptrs;
+	in.n_fd_names = n;
+	in.instance = DESTINATION;
+	in.source = SOURCE;
+	in.confirm = true;
+	req.kind_case = VMB__REQUEST__KIND_INCOMING;
+	req.incoming = &in;
+	pid = vmm_spawn(vmm_process, &r->vmm, e);
+	return pid < 0 ? -1 : wire_send(r->vmm, &req.base, fds, n + 3, e);
+}
+
+/* Built, and with provisional state: what could stop it is known. */
+static int await_built(struct receive *r, struct error *e)
+{
+	Vmb__Reply *reply;
+	bool warmed = false;
+
+	while (!warmed) {
+		if (vmm_receive_reply(r->vmm, &reply, NULL, BUILD_MS, e))
+			return -1;
+		warmed = reply->kind_case == VMB__REPLY__KIND_WARMED;
+		vmb__reply__free_unpacked(reply, NULL);
+	}
+	return 0;
+}
+
+static void forget(struct receive *r)
+{
+	close_fd(&r->vmm);
+	vm_files_close(&r->disks);
+	if (r->config)
+		vmb__vm_config__free_unpacked(r->config, NULL);
+	r->config = NULL;
+	free(r->name);
+	r->name = NULL;
+}
+
+static void take_disks(struct receive *r, const struct vm_files *f)
+{
+	for (size_t i = 0; i < VM_MAX_DISKS; i++)
+		r->disks.disks[i] = f->disks[i] < 0 ? -1 : fcntl(f->disks[i], F_DUPFD_CLOEXEC, 0);
+}
+
+static int prepare(struct receive *r, const Vmb__ReceivePrepare *p, struct error *e)
+{
+	const Vmb__VmConfig *c = p->provisional ? p->provisional->config : NULL;
+	int link[2] = {-1, -1}, state = -1, result = -1;
+	struct vm_files f;
+
+	if (!c || r->vmm >= 0)
+		return error_set(e, "%s", c ? "another VM is being received" : "no configuration");
+	if (check_config(r, c, e))
+		return -1;
+	vm_files_init(&f);
+	f.lock = runtime_claim(c->name, e);
+	if (f.lock < 0)
+		return -1;
+	r->name = xstrdup(c->name);
+	r->config = (Vmb__VmConfig *)message_copy(&c->base);
+	state = state_create(e);
+	if (state < 0 || wire_pair(link, e) || vm_files_open(&f, c, false, e) || vm_files_make_ram(&f, c, e) ||
+	    vmm_open_runtime_files(c, &f, e) || (f.owner = make_owner(e)) < 0 || write_id(c->name, &p->id))
+		goto out;
+	take_disks(r, &f);
+	if (spawn(r, p, &f, state, link[0], e) || await_built(r, e))
+		goto out;
+	result = control_reply_ready(r->child, (const int[]){f.ram, state, link[1]}, 3);
+out:
+	if (result) {
+		runtime_remove(c->name);
+		forget(r);
+	}
+	close_fd(&state);
+	close_fd(&link[0]);
+	close_fd(&link[1]);
+	vm_files_close(&f);
+	return result;
+}
+
+/* The source keeps its locks until it has left. */
+static void lock_disks(struct receive *r)
+{
+	uint64_t deadline = clock_ns() + LOCK_MS * 1000000ull;
+	struct error e;
+
+	while (vm_files_lock(&r->disks, r->config, &e)) {
+		if (clock_ns() >= deadline) {
+			log_line("%s: %s", r->name, e.text);
+			return;
+		}
+		poll(NULL, 0, 50);
+	}
+}
+
+static void hear_vmm(struct receive *r)
+{
+	Vmb__Reply *reply;
+	struct error e;
+
+	if (vmm_receive_reply(r->vmm, &reply, NULL, 0, &e)) {
+		runtime_clear(r->name, 1000);
+		forget(r);
+		return;
+	}
+	if (reply->kind_case == VMB__REPLY__KIND_READY) {
+		lock_disks(r);
+		forget(r);
+	}
+	vmb__reply__free_unpacked(reply, NULL);
+}
+
+/* ---- has it come? */
+
+static bool has_id(const char *name, const ProtobufCBinaryData *id)
+{
+	char *path = runtime_path(name, "migration");
+	uint8_t have[64];
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, have, sizeof(have));
+
+	close_fd(&fd);
+	free(path);
+	return n == (ssize_t)id->len && !memcmp(have, id->data, id->len) && runtime_is_held(name);
+}
+
+static bool runs_here(const ProtobufCBinaryData *id)
+{
+	DIR *d = opendir(runtime_dir());
+	bool found = false;
+	struct dirent *x;
+
+	while (d && !found && (x = readdir(d)))
+		found = x->d_name[0] != '.' && has_id(x->d_name, id);
+	if (d)
+		closedir(d);
+	return found;
+}
+
+static bool hear_child(struct receive *r)
+{
+	ProtobufCMessage *m;
+	const Vmb__ReceiveRequest *q;
+	struct error e;
+
+	if (wire_recv(r->child, &vmb__receive_request__descriptor, &m, NULL, 0, &e) <= 0)
+		return false;
+	q = (Vmb__ReceiveRequest *)m;
+	if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_PREPARE) {
+		if (prepare(r, q->prepare, &e))
+			control_reply_error(r->child, "%s", e.text);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_QUERY && runs_here(&q->query)) {
+		control_reply_ready(r->child, NULL, 0);
+	} else {
+		control_reply_error(r->child, "it does not run here");
+	}
+	protobuf_c_message_free_unpacked(m, NULL);
+	return true;
+}
+
+/* ---- the process */
+
+static int parse(int argc, char **argv, struct receive *r)
+{
+	static const struct option options[] = {{"listen", required_argument, NULL, 'l'},
+						{"tls", required_argument, NULL, 't'},
+						{"insecure", no_argument, NULL, 'i'},
+						{"allow", required_argument, NULL, 'a'},
+						{NULL, 0, NULL, 0}};
+	int opt;
+
+	r->tls = getenv("VMBEAM_TLS_DIR");
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+		if (opt == 'l')
+			r->listen = optarg;
+		else if (opt == 't')
+			r->tls = optarg;
+		else if (opt == 'i')
+			r->insecure = true;
+		else if (opt == 'a' && r->nallowed < MAX_ALLOWED)
+			r->allowed[r->nallowed++] = optarg;
+		else
+			return cli_usage("receive: unknown option, missing value, or too many of --allow");
+	}
+	if (optind < argc || !r->listen)
+		return cli_usage("receive: --listen ADDR:PORT is expected");
+	if (!r->tls == !r->insecure)
+		return cli_usage("receive: either --tls DIR or --insecure is expected");
+	return 0;
+}
+
+static int start_child(struct receive *r, struct error *e)
+{
+	char *args[] = {"receive", "--listen", (char *)(uintptr_t)r->listen, r->insecure ? NULL : "--tls",
+			(char *)(uintptr_t)r->tls, NULL};
+	int pair[2];
+	pid_t pid;
+
+	if (wire_pair(pair, e))
+		return -1;
+	fflush(NULL);
+	pid = fork();
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGTERM);
+		dup2(pair[1], VMM_LINK_FD);
+		close_range(VMM_LINK_FD + 1, ~0u, 0);
+		_exit(network_exec(args));
+	}
+	close(pair[1]);
+	r->child = pair[0];
+	r->child_pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
+	return r->child_pidfd < 0 ? error_set_errno(e, "fork") : 0;
+}
+
+int receive_main(int argc, char **argv)
+{
+	struct receive r = {.vmm = -1, .child = -1};
+	int result = parse(argc, argv, &r);
+	struct error e;
+
+	if (result)
+		return result;
+	vm_files_init(&r.disks);
+	if (start_child(&r, &e))
+		return cli_fail("receive: %s", e.text);
+	for (;;) {
+		struct pollfd p[2] = {{.fd = r.child, .events = POLLIN}, {.fd = r.vmm, .events = POLLIN}};
+
+		if (poll(p, 2, -1) < 0)
+			continue;
+		while (waitpid(-1, NULL, WNOHANG) > 0)
+			;
+		if (p[1].revents)
+			hear_vmm(&r);
+		if (p[0].revents && !hear_child(&r))
+			return EXIT_FAILED;
+	}
+}
