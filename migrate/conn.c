@@ -345,7 +345,9 @@ static int split(const char *address, char **host, char **port, struct error *e)
 
 	if (!colon || colon == copy || !colon[1]) {
 		free(copy);
-		return error_set(e, "%s: HOST:PORT is expected", address);
+		*host = *port = NULL;
+		error_set(e, "%s: HOST:PORT is expected", address);
+		return -1;
 	}
 	*colon = 0;
 	*port = colon + 1;

@@ -81,12 +81,15 @@ static int check_hello(const Vmb__NetHello *h, struct error *e)
 {
 	const Vmb__VmState *p = h->provisional;
 
-	if (h->version != NET_VERSION)
-		return error_set(e, "the sender speaks version %u of the protocol, this receiver version %d", h->version,
-				 NET_VERSION);
+	if (h->version != NET_VERSION) {
+		error_set(e, "the sender speaks version %u of the protocol, this receiver version %d", h->version, NET_VERSION);
+		return -1;
+	}
 	if (h->id.len != NET_ID || !p || !p->config || !p->config->memory || p->config->memory % STREAM_PAGE ||
-	    !h->connections || h->connections > PRECOPY_MAX_CONNECTIONS || h->n_extents > MAX_EXTENTS)
-		return error_set(e, "the sender made no sense");
+	    !h->connections || h->connections > PRECOPY_MAX_CONNECTIONS || h->n_extents > MAX_EXTENTS) {
+		error_set(e, "the sender made no sense");
+		return -1;
+	}
 	return 0;
 }
 
@@ -360,7 +363,7 @@ static void accept_for_ever(int listener)
 	}
 }
 
-int receive_main(int argc, char **argv)
+int incoming_main(int argc, char **argv)
 {
 	static const struct option options[] = {{"listen", required_argument, NULL, 'l'},
 						{"tls", required_argument, NULL, 't'},

@@ -57,6 +57,6 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "send"))
 		return send_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "receive"))
-		return receive_main(argc - 1, argv + 1);
+		return incoming_main(argc - 1, argv + 1);
 	return usage("vmbeam-migrate is called by vmbeam");
 }

@@ -31,6 +31,6 @@ struct conn *net_connect(const char *address, SSL_CTX *ctx, struct error *e);
 
 /* `vmbeam-migrate send`, `receive`: exit statuses. */
 int send_main(int argc, char **argv);
-int receive_main(int argc, char **argv);
+int incoming_main(int argc, char **argv);
 
 #endif

@@ -12,18 +12,18 @@
 enum { DEFAULT_DRAIN_S = 10 };
 #define LINE_NS 2000000000ull
 
-enum { MAX_SEND_ARGS = 24, CLEAR_MS = 5000 };
+enum { CLEAR_MS = 5000 };
 
 struct migrate_args {
-	const char *vm, *to, *tls;
+	const char *vm, *to;
+	const char *tls, *connections, *downtime_limit, *bandwidth; /* to another machine; NULL: not given */
 	bool json, cancel, insecure;
 	struct handover_options o;
-	char *send[MAX_SEND_ARGS]; /* what vmbeam-migrate is called with, for another machine */
-	size_t nsend;
 	uint64_t last_line_ns;
 };
 
-static char *const *send_args;
+/* What vmbeam-migrate is called with. */
+static char *send_args[16];
 
 /* What stands for the other machine: it becomes vmbeam-migrate. */
 static int send_process(void)
@@ -31,11 +31,13 @@ static int send_process(void)
 	return network_exec(send_args);
 }
 
-static void add_send(struct migrate_args *a, const char *option, const char *value)
+static size_t add_send(size_t n, const char *option, const char *value)
 {
-	a->send[a->nsend++] = (char *)(uintptr_t)option;
-	if (value)
-		a->send[a->nsend++] = (char *)(uintptr_t)value;
+	if (!value)
+		return n;
+	send_args[n++] = (char *)(uintptr_t)option;
+	send_args[n++] = (char *)(uintptr_t)value;
+	return n;
 }
 
 /* A line that is redrawn on a terminal; elsewhere one every two seconds. */
@@ -57,7 +59,9 @@ static void show_progress(void *ctx, const Vmb__Progress *p)
 
 static int set_remote(struct migrate_args *a)
 {
+	static char timeout[32];
 	bool plain = !strncmp(a->to, "tcp://", 6);
+	size_t n;
 
 	if (strncmp(a->to, "tls://", 6) && !plain)
 		return cli_usage("migrate: --to %s: tls://HOST:PORT is expected", a->to);
@@ -67,10 +71,15 @@ static int set_remote(struct migrate_args *a)
 		return cli_usage("migrate: --tls DIR is missing");
 	if (a->o.dry_run)
 		return cli_usage("migrate: --dry-run is for moves on one machine");
-	add_send(a, "--to", a->to + 6);
-	if (!plain)
-		add_send(a, "--tls", a->tls);
-	send_args = a->send;
+	snprintf(timeout, sizeof(timeout), "%llu", (unsigned long long)(a->o.timeout_ns / 1000000));
+	send_args[0] = "send";
+	n = add_send(1, "--to", a->to + 6);
+	n = add_send(n, "--tls", plain ? NULL : a->tls);
+	n = add_send(n, "--connections", a->connections);
+	n = add_send(n, "--downtime-limit", a->downtime_limit);
+	n = add_send(n, "--bandwidth", a->bandwidth);
+	n = add_send(n, "--timeout", timeout);
+	send_args[n] = NULL;
 	a->o.entry = send_process;
 	a->o.remote = true;
 	a->o.warm = false;
@@ -98,7 +107,6 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 	a->o.entry = vmm_process;
 	a->o.warm = true;
 	a->tls = getenv("VMBEAM_TLS_DIR");
-	add_send(a, "send", NULL);
 	opterr = 0;
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
@@ -132,17 +140,17 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		case 'C':
 			if (parse_uint(optarg, 1, 16, &n, &e))
 				return cli_usage("migrate: --connections: %s", e.text);
-			add_send(a, "--connections", optarg);
+			a->connections = optarg;
 			break;
 		case 'l':
 			if (parse_uint(optarg, 1, 100000, &n, &e))
 				return cli_usage("migrate: --downtime-limit: %s", e.text);
-			add_send(a, "--downtime-limit", optarg);
+			a->downtime_limit = optarg;
 			break;
 		case 'b':
 			if (parse_size(optarg, &n, &e))
 				return cli_usage("migrate: --bandwidth: %s", e.text);
-			add_send(a, "--bandwidth", optarg);
+			a->bandwidth = optarg;
 			break;
 		case 'm':
 			if (strcmp(optarg, "auto") && strcmp(optarg, "zero-copy") && strcmp(optarg, "pre-copy"))
@@ -159,14 +167,13 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		return 0;
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
-	if (given && strchr(a->to, ':')) {
-		a->o.timeout_ns = seconds * 1000000000ull;
-		add_send(a, "--timeout", xasprintf("%llu", (unsigned long long)seconds * 1000));
-		seconds = DEFAULT_DRAIN_S;
+	if (strchr(a->to, ':')) {
+		/* It bounds the copying there, not the drain. */
+		a->o.timeout_ns = given ? seconds * 1000000000ull : 0;
+		a->o.drain_timeout_ns = DEFAULT_DRAIN_S * 1000000000ull;
+		return set_remote(a);
 	}
 	a->o.drain_timeout_ns = seconds * 1000000000ull;
-	if (strchr(a->to, ':'))
-		return set_remote(a);
 	if (!strcmp(a->to, "host"))
 		a->o.placement = "";
 	else if (strcmp(a->to, "fresh"))
@@ -220,7 +227,7 @@ static double ms(uint64_t ns)
 
 int migrate_main(int argc, char **argv)
 {
-	static struct migrate_args a;
+	struct migrate_args a = {0};
 	struct handover_report r;
 	int result = parse(argc, argv, &a);
 

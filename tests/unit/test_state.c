@@ -264,6 +264,7 @@ static void move_whole_vm(void)
 	again->handovers = s->handovers;
 	again->clock_ns = s->clock_ns;
 	again->captured_ns = s->captured_ns;
+	again->captured_tsc = s->captured_tsc;
 	cr_assert_eq(packed(again, &second), len);
 	cr_assert_arr_eq(first, second, len);
 	free(first);
