@@ -1,6 +1,8 @@
 # bench.mk: vmbeam beside other programs; included by the top Makefile.
 #   bench-qemu   QEMU's cpr-transfer and `vmbeam migrate --to fresh`, in one lab run (bench/qemu.sh)
 
+#   bench-stream the migration engine over loopback, and QEMU's (bench/stream.sh)
+
 PACKAGES_BENCH := libjansson-dev debian-archive-keyring
 
 BENCH := build/bench
@@ -22,6 +24,12 @@ $(BENCH)/qemu10.stamp: bench/qemu-fetch.sh
 	@echo "  GET  $(BENCH)/qemu10"
 	$(Q)bench/qemu-fetch.sh $(BENCH)/qemu10
 	$(Q)touch $@
+
+.PHONY: bench-stream
+bench-stream:                             ## the migration engine beside QEMU's, natively (MEMORY=8G CONNECTIONS=1,2,4,8 RUNS=2)
+	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat openssl'
+	$(Q)$(MAKE) --no-print-directory build $(BENCH)/stream $(BENCH)/qemu10.stamp
+	$(Q)MEMORY='$(MEMORY)' CONNECTIONS='$(CONNECTIONS)' RUNS='$(RUNS)' bench/stream.sh
 
 # The migration engine alone; with the program's own objects.
 $(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o tls.o stream.o precopy.o receive.o) vmm/base.o)

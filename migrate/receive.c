@@ -27,8 +27,8 @@ struct receiver {
 	pthread_cond_t changed;
 	unsigned int n, arrived;
 	uint32_t round; /* that all have come to the end of */
-	struct conn *conns[PRECOPY_MAX_CONNECTIONS];
-	unsigned int nconns;
+	struct conn *conns[PRECOPY_MAX_CONNECTIONS]; /* being served; NULL: not any more */
+	unsigned int nconns; /* that there have been */
 	_Atomic bool aborted, ended;
 	struct precopy_extent *extents;
 	size_t nextents;
@@ -44,7 +44,8 @@ static void give_up(struct receiver *r, const struct error *e)
 		r->error = *e;
 	r->aborted = true;
 	for (unsigned int i = 0; i < r->nconns; i++)
-		conn_cut(r->conns[i]);
+		if (r->conns[i])
+			conn_cut(r->conns[i]);
 	pthread_cond_broadcast(&r->changed);
 }
 
@@ -253,20 +254,29 @@ static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct
 int receiver_serve(struct receiver *r, struct conn *c, struct error *e)
 {
 	uint8_t *buf = xcalloc(1, STREAM_CHUNK);
+	unsigned int index;
 	bool refused;
 	int result;
 
 	pthread_mutex_lock(&r->lock);
 	refused = r->aborted || r->nconns == r->n;
+	index = r->nconns;
 	if (!refused)
 		r->conns[r->nconns++] = c;
 	pthread_mutex_unlock(&r->lock);
-	result = refused ? error_set(e, "the migration is given up, or has all its connections") :
-			   take_records(r, c, buf, e);
-	if (result && !refused) {
-		fail(r, e);
-		*e = r->error; /* why it was cut, if it was */
+	if (refused) {
+		free(buf);
+		return error_set(e, "the migration is given up, or has all its connections");
 	}
+	result = take_records(r, c, buf, e);
 	free(buf);
+	pthread_mutex_lock(&r->lock);
+	r->conns[index] = NULL;
+	if (result) {
+		give_up(r, e);
+		if (r->error.text[0])
+			*e = r->error; /* why it was cut, if it was */
+	}
+	pthread_mutex_unlock(&r->lock);
 	return result;
 }

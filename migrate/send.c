@@ -3,6 +3,7 @@
 #include "migrate/session.h"
 #include "migrate/tls.h"
 #include "vmm/client.h"
+#include "zerocopy/fault.h"
 #include "zerocopy/zerocopy.h"
 
 #include <errno.h>
@@ -125,6 +126,7 @@ static int take_incoming(struct send *s, struct error *e)
 	s->link = wire_take_fd(&fds, 1);
 	s->source_pidfd = wire_take_fd(&fds, 2);
 	s->instance = (uint16_t)in->instance;
+	fault_arm(in->fault);
 	s->source = (uint16_t)in->source;
 	for (size_t i = 0; i < in->n_fd_names; i++) {
 		if (!strcmp(in->fd_names[i], "ram"))
@@ -336,15 +338,21 @@ static int have_it_started(struct send *s, struct error *e)
 static int switch_over(struct send *s, struct error *e)
 {
 	end_phase(s, "last pages");
+	if (fault_point("sender.copied"))
+		return error_set(e, "fault injected");
 	if (send_state(s, e))
 		return -1;
 	end_phase(s, "restore");
+	if (fault_point("sender.restored"))
+		return error_set(e, "fault injected");
 	if (!owner_commit(s->owner, s->source, s->instance))
 		return error_set(e, "the source has taken the VM back");
 	s->committed = true;
+	fault_point("sender.committed");
 	if (have_it_started(s, e))
 		return -1;
 	end_phase(s, "resume");
+	fault_point("sender.started");
 	owner_start(s->owner, s->instance);
 	return 0;
 }

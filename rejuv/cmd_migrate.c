@@ -167,6 +167,7 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		return 0;
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
+	a->o.fault = getenv("VMBEAM_FAULT");
 	if (strchr(a->to, ':')) {
 		/* It bounds the copying there, not the drain. */
 		a->o.timeout_ns = given ? seconds * 1000000000ull : 0;
@@ -178,7 +179,6 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		a->o.placement = "";
 	else if (strcmp(a->to, "fresh"))
 		a->o.placement = a->to;
-	a->o.fault = getenv("VMBEAM_FAULT");
 	return 0;
 }
 

@@ -290,7 +290,10 @@ int pause_main(int argc, char **argv)
 
 int resume_main(int argc, char **argv)
 {
-	return simple(argc, argv, VMB__REQUEST__KIND_RESUME);
+	struct args a;
+	int r = parse_args(argc, argv, true, &a);
+
+	return r ? r : vm_simple(a.name, a.json, a.force ? VMB__REQUEST__KIND_TAKE_BACK : VMB__REQUEST__KIND_RESUME);
 }
 
 int console_main(int argc, char **argv)

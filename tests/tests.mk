@@ -60,9 +60,9 @@ FUZZ_OBJ     := $(OBJ)/tests/fuzz
 FUZZ_PARTS   := $(OBJ)/tests/unit/vmbeam_main.o $(FUZZ_OBJ)/fuzz.o $(addprefix $(OBJ)/tests/unit/,fake_kvm.o guest.o images.o)
 FUZZ_WRAP    := $(filter-out %=virtq_push,$(WRAP)) -Wl,--wrap=raise,--wrap=wire_connect
 $(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%.o) $(FUZZ_PARTS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/tests/unit/messages.h
-$(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%): %: %.o $(LIBOBJS) $(FUZZ_PARTS)
+$(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%): %: %.o $(LIBOBJS) $(filter-out %/main.o,$(MIG_OBJS)) $(FUZZ_PARTS)
 	@echo "  LD   $@"
-	$(Q)$(CC) $(SANFLAGS) -fsanitize=fuzzer $(LDFLAGS) $(FUZZ_WRAP) -o $@ $^ $(LDLIBS)
+	$(Q)$(CC) $(SANFLAGS) -fsanitize=fuzzer $(LDFLAGS) $(FUZZ_WRAP) -o $@ $^ $(LDLIBS) $(MIG_LIBS)
 
 # What is found lands in build/fuzz/found, the inputs that reach new code in build/fuzz/corpus.
 fuzz:                                     ## all fuzz targets, FUZZ_SECONDS=60 each (FUZZ="a b" for some)

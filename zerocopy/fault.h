@@ -2,7 +2,8 @@
  *
  * A fault is "POINT=kill", "POINT=hold" (the process stops itself: whoever tests kills somebody else
  * meanwhile, then continues it) or "POINT=fail".  It comes from $VMBEAM_FAULT of the driver, which
- * passes it on.  Points are listed in fault.c; a test walks the list.
+ * passes it on.  Points are listed in fault.c; a test walks the list.  Those of
+ * a migration between machines (migrate/send.c) are walked by tests/lab/network.sh.
  */
 #ifndef ZEROCOPY_FAULT_H
 #define ZEROCOPY_FAULT_H

@@ -245,7 +245,7 @@ static void keep_unresolved(struct move *m, struct error *e)
 	const char *name = vm_config(m->s->vm)->name;
 
 	m->result.unresolved = m->s->unresolved = true;
-	error_set(e, "it may run on the other machine, or not: look there; if it does not, 'vmbeam resume %s --here', else "
+	error_set(e, "it may run on the other machine, or not: look there; if it does not, 'vmbeam resume %s --force', else "
 		     "'vmbeam stop %s --force'", name, name);
 }
 
