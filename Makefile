@@ -62,7 +62,7 @@ $(BIN)/vmbeam: $(OBJS)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(STATIC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,$(addprefix vmm/,base.o client.o wire.o) zerocopy/owner.o zerocopy/fault.o)
+$(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,$(addprefix vmm/,base.o client.o wire.o sandbox.o) zerocopy/owner.o zerocopy/fault.o)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MIG_LIBS)
 

@@ -1,7 +1,7 @@
 # bench.mk: vmbeam beside other programs; included by the top Makefile.
 #   bench-qemu   QEMU's cpr-transfer and `vmbeam migrate --to fresh`, in one lab run (bench/qemu.sh)
-
 #   bench-stream the migration engine over loopback, and QEMU's (bench/stream.sh)
+#   bench-downtime  whether pre-copy keeps its downtime limit (bench/downtime.sh)
 
 PACKAGES_BENCH := libjansson-dev debian-archive-keyring
 
@@ -30,6 +30,10 @@ bench-stream:                             ## the migration engine beside QEMU's,
 	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat openssl'
 	$(Q)$(MAKE) --no-print-directory build $(BENCH)/stream $(BENCH)/qemu10.stamp
 	$(Q)MEMORY='$(MEMORY)' CONNECTIONS='$(CONNECTIONS)' RUNS='$(RUNS)' bench/stream.sh
+
+.PHONY: bench-downtime
+bench-downtime: build $(BENCH)/stream     ## does pre-copy keep its downtime limit? natively (MEMORY=512M RUNS=5 RATES= LIMITS= SWITCH=)
+	$(Q)MEMORY='$(MEMORY)' RUNS='$(RUNS)' RATES='$(RATES)' LIMITS='$(LIMITS)' SWITCH='$(SWITCH)' bench/downtime.sh
 
 # The migration engine alone; with the program's own objects.
 $(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o tls.o stream.o precopy.o receive.o) vmm/base.o)

@@ -69,6 +69,8 @@ int precopy_send(struct conn **conns, unsigned int n, const struct precopy_sourc
 
 struct receiver;
 
+/* Finds out what pages the machine has; before a process gives up its file system. */
+void receiver_look(void);
 /* For a memory of `size` bytes in `memory`, a memfd of holes, from n connections.  extents: where pages will come, as
  * far as is known; memory is allocated there ahead, by a thread that lives until receiver_free(). */
 struct receiver *receiver_create(int memory, uint64_t size, const struct precopy_extent *extents, size_t nextents,

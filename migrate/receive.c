@@ -84,16 +84,30 @@ static void *allocate(void *ctx)
 	return NULL;
 }
 
-/* Where the kernel gives this kind of file no huge pages the mapping is of no use. */
+static bool has_huge_shmem;
+static pthread_once_t looked = PTHREAD_ONCE_INIT;
+
+static void look(void)
+{
+	char text[256];
+
+	read_text("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof(text));
+	has_huge_shmem = text[0] && !strstr(text, "[never]") && !strstr(text, "[deny]");
+}
+
+void receiver_look(void)
+{
+	pthread_once(&looked, look);
+}
+
+/* Where the kernel gives this kind of file no huge pages the mapping is of no use.  (hugetlb: blocks of their size.) */
 static uint8_t *map_huge(int memory, uint64_t size)
 {
 	struct stat st;
-	char text[256];
 	uint8_t *base;
 
-	read_text("/sys/kernel/mm/transparent_hugepage/shmem_enabled", text, sizeof(text));
-	if (fstat(memory, &st) ||
-	    (st.st_blksize <= STREAM_PAGE && (!text[0] || strstr(text, "[never]") || strstr(text, "[deny]"))))
+	receiver_look();
+	if (fstat(memory, &st) || (st.st_blksize <= STREAM_PAGE && !has_huge_shmem))
 		return NULL;
 	base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
 	return base == MAP_FAILED ? NULL : base;

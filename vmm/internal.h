@@ -588,8 +588,6 @@ void irq_line(struct vm *vm, unsigned int irq, bool level);
 
 /* ------------------------------------------------------------------ sandbox.c */
 
-/* No file system, no capabilities; for this thread and those that it starts. */
-int sandbox_drop_privileges(const char *empty_dir, struct error *e);
 /* The system calls of a table with reasons, for all threads.  before() is called when all is ready for it. */
 int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e);
 

@@ -59,6 +59,10 @@ int vm_files_set(struct vm_files *f, const char *name, int fd);
  * and of a kind that will do? */
 int vm_files_check(const struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
 
+/* The first part of a VM's sandbox, for other processes, too: no file system but empty_dir, no capabilities, an
+ * unprivileged user; for this thread and those that it starts. */
+int sandbox_drop_privileges(const char *empty_dir, struct error *e);
+
 struct vm;
 
 /* What can be checked without opening anything: name, sizes, counts. */
