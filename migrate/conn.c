@@ -31,6 +31,7 @@ struct conn {
 	uint8_t *out, *in;
 	size_t out_len, in_at, in_len;
 	uint64_t sent, received;
+	int timeout_ms;
 	int saved_errno; /* of what failed below OpenSSL */
 };
 
@@ -77,8 +78,13 @@ static int send_all(struct conn *c, const uint8_t *data, size_t len)
 
 static ssize_t receive(struct conn *c, uint8_t *data, size_t len)
 {
+	struct pollfd p = {.fd = c->fd, .events = POLLIN};
 	ssize_t n;
 
+	if (c->timeout_ms && poll(&p, 1, c->timeout_ms) == 0) {
+		errno = ETIMEDOUT;
+		return -1;
+	}
 	do {
 		io_uring_prep_recv(io_uring_get_sqe(&c->ring), c->fd, data, len, 0);
 		n = complete(c);
@@ -221,6 +227,7 @@ struct conn *conn_new(int fd, SSL *ssl, struct error *e)
 
 	c->fd = fd;
 	c->ssl = ssl;
+	c->timeout_ms = CONN_TIMEOUT_MS;
 	c->in = xcalloc(1, CONN_BUFFER);
 	c->out = xcalloc(1, CONN_BUFFER);
 	set_options(fd);
@@ -248,6 +255,11 @@ void conn_free(struct conn *c)
 	free(c->in);
 	free(c->out);
 	free(c);
+}
+
+void conn_set_timeout(struct conn *c, int ms)
+{
+	c->timeout_ms = ms;
 }
 
 /* Why OpenSSL could not go on: below it, or with what came. */

@@ -13,7 +13,7 @@
 
 #include <openssl/ssl.h>
 
-enum { CONN_BUFFER = 256 * 1024 };
+enum { CONN_BUFFER = 256 * 1024, CONN_TIMEOUT_MS = 60000 };
 
 struct conn;
 
@@ -21,6 +21,8 @@ struct conn;
  * in every case. */
 struct conn *conn_new(int fd, SSL *ssl, struct error *e);
 void conn_free(struct conn *c);
+/* How long a read waits for the next bytes; 0: for ever.  CONN_TIMEOUT_MS to begin with. */
+void conn_set_timeout(struct conn *c, int ms);
 int conn_write(struct conn *c, const void *data, size_t len, struct error *e);
 int conn_flush(struct conn *c, struct error *e);
 /* All of len bytes; 0.  The other end has closed before the first: 1.  Else -1 and *e. */

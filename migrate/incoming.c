@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <openssl/crypto.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -24,14 +25,23 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-enum { MAX_CONNECTIONS = 64, MAX_EXTENTS = 65536, HANDSHAKE_S = 10, PAGES_MS = 30000, START_MS = 60000 };
+enum {
+	MAX_CONNECTIONS = 64,
+	MAX_EXTENTS = 16384,
+	HANDSHAKE_S = 10,
+	FIRST_MS = 10000,  /* for the first message */
+	PAGES_MS = 30000,  /* for all connections to come, and to end when the state is there */
+	START_MS = 60000,
+};
 
 /* The migration that is being received. */
 struct session {
 	uint8_t token[NET_TOKEN];
+	uint8_t id[NET_ID];
+	struct conn *main;
 	struct receiver *receiver; /* NULL: there is none */
 	unsigned int attached, ended, failed, n;
-	int state, link;
+	int memory, state, link;
 };
 
 static SSL_CTX *tls; /* NULL: plain */
@@ -43,33 +53,71 @@ static atomic_int connections;
 
 /* ---- to the process that may start VMs */
 
-static int ask_parent(const Vmb__ReceiveRequest *r, struct wire_fds *fds, struct error *e)
+/* Without it there is nothing to do here; and an answer that came late would be taken for the next one's. */
+static void parent_has_gone(void)
 {
-	int result;
+	log_line("receive: the process that starts VMs has gone");
+	_exit(1);
+}
+
+static int ask_parent(const Vmb__ReceiveRequest *r, Vmb__Reply **reply, struct wire_fds *fds, struct error *e)
+{
+	ProtobufCMessage *m;
+	int result = 0;
 
 	pthread_mutex_lock(&parent_lock);
-	result = wire_send(NET_LINK_FD, &r->base, NULL, 0, e) ||
-				 vmm_receive_reply(NET_LINK_FD, NULL, fds, NET_BUILD_MS, e)
-			 ? -1
-			 : 0;
+	if (wire_send(NET_LINK_FD, &r->base, NULL, 0, e)) {
+		if (errno == EMSGSIZE) {
+			pthread_mutex_unlock(&parent_lock);
+			return -1;
+		}
+		parent_has_gone();
+	}
+	if (wire_recv(NET_LINK_FD, &vmb__reply__descriptor, &m, fds, NET_BUILD_MS, e) <= 0)
+		parent_has_gone();
 	pthread_mutex_unlock(&parent_lock);
+	*reply = (Vmb__Reply *)m;
+	if ((*reply)->error[0])
+		result = error_set(e, "%s", (*reply)->error);
+	if (result) {
+		wire_close_fds(fds);
+		vmb__reply__free_unpacked(*reply, NULL);
+	}
 	return result;
 }
 
+static int simple_request(Vmb__ReceiveRequest__KindCase kind, struct error *e)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	struct wire_fds fds = {.count = 0};
+	Vmb__Reply *reply;
+
+	r.kind_case = kind;
+	r.lock = &empty;
+	if (ask_parent(&r, &reply, &fds, e))
+		return -1;
+	wire_close_fds(&fds);
+	vmb__reply__free_unpacked(reply, NULL);
+	return 0;
+}
+
 /* The VM, built but for its memory and its state. */
-static int prepare(const Vmb__NetHello *h, struct session *s, int *memory, struct error *e)
+static int prepare(const Vmb__NetHello *h, struct session *s, struct error *e)
 {
 	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
 	Vmb__ReceivePrepare p = VMB__RECEIVE_PREPARE__INIT;
 	struct wire_fds fds = {.count = 0};
+	Vmb__Reply *reply;
 
 	p.id = h->id;
 	p.provisional = h->provisional;
 	r.kind_case = VMB__RECEIVE_REQUEST__KIND_PREPARE;
 	r.prepare = &p;
-	if (ask_parent(&r, &fds, e))
+	if (ask_parent(&r, &reply, &fds, e))
 		return -1;
-	*memory = wire_take_fd(&fds, 0);
+	vmb__reply__free_unpacked(reply, NULL);
+	s->memory = wire_take_fd(&fds, 0);
 	s->state = wire_take_fd(&fds, 1);
 	s->link = wire_take_fd(&fds, 2);
 	wire_close_fds(&fds);
@@ -116,17 +164,17 @@ static void rebase_clocks(Vmb__VmState *s, uint64_t age_ns)
 		s->vcpus[i]->tsc_offset += s->captured_tsc + (uint64_t)((__uint128_t)age * s->tsc_khz / 1000000) - tsc;
 }
 
-/* All connections have come to their end, and well. */
-static int await_pages(struct session *s, struct error *e)
+/* All connections have come; or have come to their end, and well. */
+static int await_pages(struct session *s, const unsigned int *which, struct error *e)
 {
 	uint64_t due = clock_ns() + PAGES_MS * 1000000ull;
 	struct timespec ts = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
 	int r = 0;
 
 	pthread_mutex_lock(&lock);
-	while (!r && s->ended < s->n && !s->failed)
+	while (!r && *which < s->n && !s->failed)
 		r = pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &ts);
-	r = s->ended == s->n && !s->failed ? 0 : error_set(e, "pages of the memory are missing");
+	r = *which == s->n && !s->failed ? 0 : error_set(e, "pages of the memory are missing, or a connection for them");
 	pthread_mutex_unlock(&lock);
 	return r;
 }
@@ -163,17 +211,21 @@ static int take_state(struct conn *c, struct session *s, struct error *e)
 	Vmb__NetMessage *m;
 	int r;
 
-	if (net_receive(c, VMB__NET_MESSAGE__KIND_STATE, &m, e))
+	/* As long as pages come: a connection for them that fails ends this one, too. */
+	conn_set_timeout(c, 0);
+	if (await_pages(s, &s->attached, e) || net_receive(c, VMB__NET_MESSAGE__KIND_STATE, &m, e))
 		return -1;
+	conn_set_timeout(c, START_MS);
 	if (!m->state->state) {
 		vmb__net_message__free_unpacked(m, NULL);
 		return error_set(e, "the sender made no sense");
 	}
-	r = await_pages(s, e);
+	r = await_pages(s, &s->ended, e);
 	if (!r) {
 		rebase_clocks(m->state->state, m->state->age_ns);
 		r = state_write(s->state, m->state->state, e) < 0 || link_send(s->link, VMB__LINK__KIND_CAPTURED, e) ||
-				    link_receive(s->link, VMB__LINK__KIND_READY, e)
+				    link_receive(s->link, VMB__LINK__KIND_READY, e) ||
+				    simple_request(VMB__RECEIVE_REQUEST__KIND_LOCK, e)
 			    ? -1
 			    : 0;
 	}
@@ -199,28 +251,39 @@ static int receive_vm(struct conn *c, const Vmb__NetHello *h, struct session *s,
 	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e);
 }
 
-/* Who else comes meanwhile is told to wait. */
-static int begin_session(const Vmb__NetHello *h, struct error *e)
+/* Called with the lock. */
+static void clear_session(void)
 {
-	int memory = -1, r;
+	close_fd(&session.memory);
+	close_fd(&session.state);
+	close_fd(&session.link);
+	session = (struct session){.memory = -1, .state = -1, .link = -1};
+	pthread_cond_broadcast(&changed);
+}
+
+/* Who else comes meanwhile is told to wait. */
+static int begin_session(struct conn *c, const Vmb__NetHello *h, struct error *e)
+{
+	int r;
 
 	pthread_mutex_lock(&lock);
 	if (session.n) {
 		r = error_set(e, "another migration is being received");
 	} else {
-		session = (struct session){.n = h->connections, .state = -1, .link = -1};
+		session = (struct session){.n = h->connections, .main = c, .memory = -1, .state = -1, .link = -1};
+		memcpy(session.id, h->id.data, NET_ID);
 		r = 0;
 	}
 	pthread_mutex_unlock(&lock);
 	if (r)
 		return -1;
-	r = getrandom(session.token, NET_TOKEN, 0) == NET_TOKEN ? prepare(h, &session, &memory, e)
+	r = getrandom(session.token, NET_TOKEN, 0) == NET_TOKEN ? prepare(h, &session, e)
 								 : error_set_errno(e, "random numbers");
 	pthread_mutex_lock(&lock);
 	if (r)
-		session.n = 0;
+		clear_session();
 	else
-		session.receiver = make_receiver(h, memory);
+		session.receiver = make_receiver(h, session.memory);
 	pthread_mutex_unlock(&lock);
 	return r;
 }
@@ -232,9 +295,7 @@ static void end_session(void)
 	while (session.attached > session.ended)
 		pthread_cond_wait(&changed, &lock);
 	receiver_free(session.receiver);
-	close_fd(&session.state);
-	close_fd(&session.link);
-	session = (struct session){.state = -1, .link = -1};
+	clear_session();
 	pthread_mutex_unlock(&lock);
 }
 
@@ -243,7 +304,7 @@ static void on_hello(struct conn *c, const Vmb__NetHello *h)
 	const char *name = h->provisional && h->provisional->config ? h->provisional->config->name : "?";
 	struct error e;
 
-	if (check_hello(h, &e) || begin_session(h, &e)) {
+	if (check_hello(h, &e) || begin_session(c, h, &e)) {
 		log_line("%.64s: refused: %s", name, e.text);
 		net_send_error(c, &e);
 		return;
@@ -269,40 +330,53 @@ static void on_attach(struct conn *c, const ProtobufCBinaryData *token)
 	    !CRYPTO_memcmp(token->data, session.token, NET_TOKEN)) {
 		session.attached++;
 		r = session.receiver;
+		pthread_cond_broadcast(&changed);
 	}
 	pthread_mutex_unlock(&lock);
 	if (!r)
 		return;
+	conn_set_timeout(c, CONN_TIMEOUT_MS);
 	result = receiver_serve(r, c, &e);
 	if (result)
 		log_line("a connection has failed: %s", e.text);
 	pthread_mutex_lock(&lock);
 	session.ended++;
 	session.failed += result != 0;
+	if (result)
+		conn_cut(session.main);
 	pthread_cond_broadcast(&changed);
 	pthread_mutex_unlock(&lock);
 }
 
+/* Only what is certain is answered: a sender that is told "no" goes on with the VM itself. */
 static void on_query(struct conn *c, const ProtobufCBinaryData *id)
 {
+	uint64_t due = clock_ns() + NET_ASK_MS * 1000000ull / 2;
+	struct timespec ts = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
 	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
 	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
-	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
 	struct wire_fds fds = {.count = 0};
+	Vmb__Reply *reply;
 	struct error e;
+	bool busy;
+	int late = 0;
 
-	r.kind_case = VMB__RECEIVE_REQUEST__KIND_QUERY;
-	r.query = *id;
 	/* While it is being received nobody knows yet. */
 	pthread_mutex_lock(&lock);
-	while (session.n)
-		pthread_cond_wait(&changed, &lock);
+	while ((busy = session.n && id->len == NET_ID && !memcmp(id->data, session.id, NET_ID)) && !late)
+		late = pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &ts);
 	pthread_mutex_unlock(&lock);
-	status.runs = !ask_parent(&r, &fds, &e);
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_QUERY;
+	r.query = *id;
+	if (busy || ask_parent(&r, &reply, &fds, &e))
+		return;
 	wire_close_fds(&fds);
-	m.kind_case = VMB__NET_MESSAGE__KIND_STATUS;
-	m.status = &status;
-	net_send(c, &m, &e);
+	if (reply->kind_case == VMB__REPLY__KIND_STATUS) {
+		m.kind_case = VMB__NET_MESSAGE__KIND_STATUS;
+		m.status = reply->status;
+		net_send(c, &m, &e);
+	}
+	vmb__reply__free_unpacked(reply, NULL);
 }
 
 /* ---- connections */
@@ -329,6 +403,8 @@ static void *serve(void *ctx)
 	struct error e;
 	struct conn *c = welcome(fd, &e);
 
+	if (c)
+		conn_set_timeout(c, FIRST_MS);
 	if (!c || net_receive(c, VMB__NET_MESSAGE__KIND__NOT_SET, &m, &e)) {
 		log_line("refused: %s", e.text);
 	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_HELLO) {
@@ -345,18 +421,35 @@ static void *serve(void *ctx)
 	return NULL;
 }
 
+/* The death signal went with the privileges. */
+static void *watch_parent(void *ctx)
+{
+	struct pollfd p = {.fd = NET_LINK_FD, .events = 0};
+
+	(void)ctx;
+	while (poll(&p, 1, -1) <= 0)
+		;
+	parent_has_gone();
+	return NULL;
+}
+
 static void accept_for_ever(int listener)
 {
 	pthread_attr_t detached;
+	pthread_t watcher;
 
 	pthread_attr_init(&detached);
 	pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+	if (pthread_create(&watcher, &detached, watch_parent, NULL))
+		return;
 	for (;;) {
 		int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
 		pthread_t t;
 
-		if (fd < 0)
+		if (fd < 0) {
+			poll(NULL, 0, 100); /* out of descriptors, perhaps */
 			continue;
+		}
 		if (connections >= MAX_CONNECTIONS || pthread_create(&t, &detached, serve, (void *)(intptr_t)fd))
 			close(fd);
 		else

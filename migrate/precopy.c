@@ -17,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { TICK_MS = 200, MARGINS = 4 };
+enum { TICK_MS = 200, MARGINS = 4, SHORT_MS = 20 };
 #define NS 1000000000ull
 #define MIN_MARGIN 1.1
 
@@ -46,6 +46,7 @@ struct sender {
 	uint32_t round; /* that the workers are to send */
 	unsigned int busy;
 	bool end; /* no more rounds */
+	const struct error *why; /* the first error */
 	_Atomic bool stop;
 
 	_Atomic uint64_t cursor, sent, zero, done; /* chunks; pages of all rounds; of this one */
@@ -185,6 +186,8 @@ static void *work(void *ctx)
 		failed = failed || send_round(w, round, &w->error);
 		pthread_mutex_lock(&s->lock);
 		w->failed = failed;
+		if (failed && !s->stop && !s->why)
+			s->why = &w->error; /* the others fail because of it */
 		if (failed)
 			s->stop = true;
 		s->busy--;
@@ -294,12 +297,7 @@ static int run_round(struct sender *s, uint64_t pages, struct error *e)
 	pthread_mutex_unlock(&s->lock);
 	took = clock_ns() - begin;
 	if (s->stop) {
-		error_set(e, "%s", s->result->cancelled ? "cancelled" : "it took too long");
-		for (unsigned int i = 0; i < s->n && !s->result->cancelled; i++)
-			if (s->workers[i].failed && strcmp(s->workers[i].error.text, "given up")) {
-				*e = s->workers[i].error;
-				break;
-			}
+		error_set(e, "%s", s->result->cancelled ? "cancelled" : s->why ? s->why->text : "it took too long");
 		return -1;
 	}
 	if (pages) {
@@ -353,7 +351,7 @@ static int send_rounds(struct sender *s, struct error *e)
 	}
 	pages = count(s, s->todo);
 	for (;;) {
-		uint64_t now, expected;
+		uint64_t begin = clock_ns(), now, expected;
 
 		if (run_round(s, pages, e))
 			return -1;
@@ -373,6 +371,9 @@ static int send_rounds(struct sender *s, struct error *e)
 					 (unsigned long long)(r->dirty_rate / 1000000), (unsigned long long)(s->rate / 1e6),
 					 (unsigned long long)(expected / 1000000));
 		tell(s, pages);
+		/* A short round that did not help: another at once would only cost the guest. */
+		if (clock_ns() - begin < SHORT_MS * 1000000ull)
+			poll(NULL, 0, SHORT_MS);
 	}
 }
 

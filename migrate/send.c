@@ -17,14 +17,14 @@
 #include <unistd.h>
 
 enum {
-	MAX_EXTENTS = 65536,
-	QUERIES = 30, /* after a broken connection, one a second */
+	MAX_EXTENTS = 16384,
+	QUERIES_MS = 40000, /* after a broken connection */
 	SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
 };
 
 struct send {
-	const char *address;
-	SSL_CTX *ctx; /* NULL: plain */
+	const char *address, *tls_dir; /* NULL: plain */
+	SSL_CTX *ctx;
 	struct precopy_options o;
 	unsigned int n;
 	/* from the driver */
@@ -39,7 +39,7 @@ struct send {
 	struct conn *main, *pages[PRECOPY_MAX_CONNECTIONS];
 	uint8_t id[NET_ID];
 	struct precopy_result result;
-	bool captured, committed;
+	bool captured;
 	uint64_t captured_ns;
 	Vmb__HandoverResult told;
 	Vmb__Phase phases[4], *phase_ptrs[4];
@@ -83,7 +83,7 @@ static bool driver_has_gone(void)
 {
 	struct pollfd p = {.fd = NET_LINK_FD, .events = POLLIN};
 
-	return poll(&p, 1, 0) > 0; /* it has no more to say */
+	return poll(&p, 1, 0) > 0; /* it has no more to say until the end */
 }
 
 static bool progress(void *ctx, const struct precopy_progress *p)
@@ -244,6 +244,7 @@ static int say_hello(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
 	hello.connections = s->n;
 	m.kind_case = VMB__NET_MESSAGE__KIND_HELLO;
 	m.hello = &hello;
+	conn_set_timeout(s->main, NET_BUILD_MS);
 	if (!net_send(s->main, &m, e) && !net_receive(s->main, VMB__NET_MESSAGE__KIND_READY, &answer, e)) {
 		if (answer->ready->token.len == NET_TOKEN) {
 			memcpy(token, answer->ready->token.data, NET_TOKEN);
@@ -293,17 +294,18 @@ static int send_state(struct send *s, struct error *e)
 	return r;
 }
 
-/* 1: it runs there; 0: it never will; -1: nobody answers. */
-static int ask_status(struct send *s)
+/* 1: it runs there; 0: it never will; -1: nobody answers, *e says why. */
+static int ask_status(const char *address, SSL_CTX *ctx, uint8_t id[NET_ID], struct error *e)
 {
 	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT, *answer;
-	struct error e;
-	struct conn *c = net_connect(s->address, s->ctx, &e);
+	struct conn *c = net_connect(address, ctx, e);
 	int r = -1;
 
 	m.kind_case = VMB__NET_MESSAGE__KIND_QUERY;
-	m.query = (ProtobufCBinaryData){NET_ID, s->id};
-	if (c && !net_send(c, &m, &e) && !net_receive(c, VMB__NET_MESSAGE__KIND_STATUS, &answer, &e)) {
+	m.query = (ProtobufCBinaryData){NET_ID, id};
+	if (c)
+		conn_set_timeout(c, NET_ASK_MS);
+	if (c && !net_send(c, &m, e) && !net_receive(c, VMB__NET_MESSAGE__KIND_STATUS, &answer, e)) {
 		r = answer->status->runs;
 		vmb__net_message__free_unpacked(answer, NULL);
 	}
@@ -322,10 +324,8 @@ static int have_it_started(struct send *s, struct error *e)
 		vmb__net_message__free_unpacked(answer, NULL);
 		return 0;
 	}
-	for (int i = 0; i < QUERIES && runs < 0; i++) {
-		poll(NULL, 0, i ? 1000 : 0);
-		runs = ask_status(s);
-	}
+	for (uint64_t end = clock_ns() + QUERIES_MS * 1000000ull; runs < 0 && clock_ns() < end; poll(NULL, 0, 1000))
+		runs = ask_status(s->address, s->ctx, s->id, e);
 	if (runs > 0)
 		return 0;
 	if (runs < 0) { /* as if this process had died: the source keeps all, and says what is to be done */
@@ -333,6 +333,35 @@ static int have_it_started(struct send *s, struct error *e)
 		_exit(1);
 	}
 	return error_set(e, "the other machine has not started it");
+}
+
+static char *outgoing_path(const struct send *s)
+{
+	return runtime_path(s->incoming->incoming->provisional->config->name, "outgoing");
+}
+
+/* For whoever has to find out where the VM is, should this process die. */
+static int note_outgoing(const struct send *s, struct error *e)
+{
+	char hex[2 * NET_ID + 1], *path = outgoing_path(s), *text;
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), r;
+
+	for (size_t i = 0; i < NET_ID; i++)
+		snprintf(hex + 2 * i, 3, "%02x", s->id[i]);
+	text = xasprintf("%s\n%s\n%s\n", s->address, s->tls_dir ? s->tls_dir : "", hex);
+	r = fd < 0 || write_all(fd, text, strlen(text)) != (ssize_t)strlen(text) ? error_set_errno(e, "%s", path) : 0;
+	close_fd(&fd);
+	free(path);
+	free(text);
+	return r;
+}
+
+static void forget_outgoing(const struct send *s)
+{
+	char *path = outgoing_path(s);
+
+	unlink(path);
+	free(path);
 }
 
 static int switch_over(struct send *s, struct error *e)
@@ -345,9 +374,10 @@ static int switch_over(struct send *s, struct error *e)
 	end_phase(s, "restore");
 	if (fault_point("sender.restored"))
 		return error_set(e, "fault injected");
+	if (note_outgoing(s, e))
+		return -1;
 	if (!owner_commit(s->owner, s->source, s->instance))
 		return error_set(e, "the source has taken the VM back");
-	s->committed = true;
 	fault_point("sender.committed");
 	if (have_it_started(s, e))
 		return -1;
@@ -373,6 +403,7 @@ static int migrate(struct send *s, struct error *e)
 		return -1;
 	if (say_hello(s, token, e) || attach(s, token, e))
 		return -1;
+	conn_set_timeout(s->main, CONN_TIMEOUT_MS);
 	reply_mark(VMB__REPLY__KIND_PREPARED);
 	if (track(s, e) || precopy_send(s->pages, s->n, &source, &s->o, &s->result, e))
 		return -1;
@@ -405,7 +436,7 @@ static void tell_result(struct send *s, bool completed, const struct error *e)
 	reply(&r);
 }
 
-static int parse(int argc, char **argv, struct send *s, const char **tls, struct error *e)
+static int parse(int argc, char **argv, struct send *s, struct error *e)
 {
 	static const struct option options[] = {
 		{"to", required_argument, NULL, 'a'},	       {"tls", required_argument, NULL, 't'},
@@ -422,7 +453,7 @@ static int parse(int argc, char **argv, struct send *s, const char **tls, struct
 		if (opt == 'a')
 			s->address = optarg;
 		else if (opt == 't')
-			*tls = optarg;
+			s->tls_dir = optarg;
 		else if (opt == 'c')
 			r = parse_uint(optarg, 1, PRECOPY_MAX_CONNECTIONS, &n, e);
 		else if (opt == 'b')
@@ -442,14 +473,13 @@ static int parse(int argc, char **argv, struct send *s, const char **tls, struct
 int send_main(int argc, char **argv)
 {
 	struct send s = {.state = -1, .link = -1, .source_pidfd = -1, .ram = -1, .control = -1};
-	const char *tls = NULL;
 	struct error e = {""};
 	int r;
 
 	vmb__handover_result__init(&s.told);
 	s.o.progress = progress;
 	s.o.ctx = &s;
-	r = parse(argc, argv, &s, &tls, &e) || (tls && !(s.ctx = tls_context(tls, false, &e))) ||
+	r = parse(argc, argv, &s, &e) || (s.tls_dir && !(s.ctx = tls_context(s.tls_dir, false, &e))) ||
 	    getrandom(s.id, sizeof(s.id), 0) != sizeof(s.id) || take_incoming(&s, &e);
 	if (!r)
 		r = migrate(&s, &e);
@@ -460,8 +490,31 @@ int send_main(int argc, char **argv)
 		reply(&failed);
 		return 1;
 	}
+	forget_outgoing(&s);
 	tell_result(&s, !r, &e);
 	if (!r)
 		reply_mark(VMB__REPLY__KIND_READY);
 	return r ? 1 : 0;
+}
+
+int ask_main(int argc, char **argv)
+{
+	struct error e = {""};
+	SSL_CTX *ctx = NULL;
+	uint8_t id[NET_ID];
+	int runs;
+
+	if (argc != 4 || strlen(argv[3]) != sizeof(id) * 2)
+		return 1;
+	for (size_t i = 0; i < sizeof(id); i++)
+		if (sscanf(argv[3] + 2 * i, "%2hhx", &id[i]) != 1)
+			return 1;
+	if (argv[2][0] && !(ctx = tls_context(argv[2], false, &e)))
+		runs = -1;
+	else
+		runs = ask_status(argv[1], ctx, id, &e);
+	SSL_CTX_free(ctx);
+	if (runs < 0)
+		log_line("%s", e.text);
+	return runs > 0 ? NET_RUNS_THERE : runs == 0 ? NET_RUNS_NOT_THERE : 1;
 }

@@ -1,11 +1,11 @@
 /* session.c: messages on a connection; the contract is in session.h. */
 #include "migrate/session.h"
 #include "migrate/tls.h"
-#include "vmm/frame.h"
 
 #include <endian.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 int net_send(struct conn *c, const Vmb__NetMessage *m, struct error *e)
@@ -15,7 +15,7 @@ int net_send(struct conn *c, const Vmb__NetMessage *m, struct error *e)
 	uint8_t *buf;
 	int r;
 
-	if (len > FRAME_MAX)
+	if (len > NET_MESSAGE_MAX)
 		return error_set(e, "a message of %zu bytes is too large", len);
 	buf = xcalloc(1, sizeof(le) + len);
 	memcpy(buf, &le, sizeof(le));
@@ -35,7 +35,7 @@ int net_receive(struct conn *c, Vmb__NetMessage__KindCase kind, Vmb__NetMessage 
 	if (got)
 		return got < 0 ? -1 : error_set(e, "the other side has closed the connection");
 	len = le32toh(le);
-	if (len > FRAME_MAX)
+	if (len > NET_MESSAGE_MAX)
 		return error_set(e, "the other side made no sense");
 	buf = xcalloc(1, MAX(len, (size_t)1));
 	got = conn_read(c, buf, len, e);
@@ -77,11 +77,15 @@ int net_send_error(struct conn *c, const struct error *why)
 struct conn *net_connect(const char *address, SSL_CTX *ctx, struct error *e)
 {
 	int fd = conn_connect(address, NET_TIMEOUT_MS, e);
+	const struct timeval t = {NET_TIMEOUT_MS / 1000, 0};
 	char *host;
 	SSL *ssl = NULL;
 
 	if (fd < 0)
 		return NULL;
+	/* For the handshake; later reads have their own. */
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof(t));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof(t));
 	host = ctx ? conn_host(address, e) : NULL;
 	if (ctx)
 		ssl = host ? tls_shake_hands(ctx, fd, host, e) : NULL;

@@ -16,8 +16,10 @@ enum {
 	NET_ID = 16,	/* bytes of a migration's id */
 	NET_TOKEN = 32, /* of the token that its connections show */
 	NET_LINK_FD = 3, /* to the process that started this one */
+	NET_MESSAGE_MAX = 2 << 20, /* bytes */
 	NET_TIMEOUT_MS = 30000, /* for an answer that takes no work */
-	NET_BUILD_MS = 120000,	/* for the VM to be built */
+	NET_BUILD_MS = 180000,	/* for the VM to be built */
+	NET_ASK_MS = 5000,	/* for an answer to a query */
 };
 
 /* A whole message; *m is freed with vmb__net_message__free_unpacked().  An error that it tells is *e. */
@@ -29,6 +31,9 @@ int net_send_error(struct conn *c, const struct error *why);
 /* Socket, handshake, and TLS if ctx is not NULL. */
 struct conn *net_connect(const char *address, SSL_CTX *ctx, struct error *e);
 
+/* `vmbeam-migrate ask ADDRESS DIR ID`, what it is told; 1: nobody answers, as a line on stderr says. */
+enum { NET_RUNS_THERE = 0, NET_RUNS_NOT_THERE = 10 };
+int ask_main(int argc, char **argv);
 /* `vmbeam-migrate send`, `receive`: exit statuses. */
 int send_main(int argc, char **argv);
 int incoming_main(int argc, char **argv);

@@ -143,7 +143,7 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 			a->connections = optarg;
 			break;
 		case 'l':
-			if (parse_uint(optarg, 1, 100000, &n, &e))
+			if (parse_uint(optarg, 30, 100000, &n, &e))
 				return cli_usage("migrate: --downtime-limit: %s", e.text);
 			a->downtime_limit = optarg;
 			break;

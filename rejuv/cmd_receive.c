@@ -19,11 +19,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_ALLOWED = 16, BUILD_MS = 60000, LOCK_MS = 10000, SOURCE = 1, DESTINATION = 2 };
+enum { MAX_ALLOWED = 16, MAX_KNOWN = 64, BUILD_MS = 60000, SOURCE = 1, DESTINATION = 2 };
+
+/* A migration that has been received, or was to be. */
+struct known {
+	uint8_t id[64];
+	size_t len;
+	struct owner *owner;
+	int pidfd; /* of the VM's first process here */
+};
 
 struct receive {
 	const char *listen, *tls;
@@ -36,7 +45,10 @@ struct receive {
 	int vmm; /* its process's first connection; -1: none */
 	char *name;
 	Vmb__VmConfig *config;
-	struct vm_files disks; /* for their locks, once it runs */
+	struct vm_files disks; /* for their locks */
+	/* What there was, the oldest overwritten: what became of one is asked when its connection has broken. */
+	struct known known[MAX_KNOWN];
+	size_t nknown;
 };
 
 /* ---- what may be built */
@@ -53,8 +65,10 @@ static int check_path(const struct receive *r, const char *path, struct error *e
 {
 	char real[PATH_MAX], *copy = xstrdup(path), *slash = strrchr(copy, '/'), folder[PATH_MAX];
 	bool ok = path[0] == '/' && realpath(path, real);
+	struct stat st;
 
-	if (!ok && errno == ENOENT && slash > copy && strcmp(slash, "/..") && slash[1]) {
+	/* (A link to nowhere exists.) */
+	if (!ok && errno == ENOENT && lstat(path, &st) && slash > copy && strcmp(slash, "/..") && slash[1]) {
 		*slash = 0;
 		ok = realpath(copy, real) && strlen(real) + strlen(slash + 1) + 2 < sizeof(real);
 		if (ok) {
@@ -67,6 +81,14 @@ static int check_path(const struct receive *r, const char *path, struct error *e
 		if (realpath(r->allowed[i], folder) && is_below(real, folder))
 			return 0;
 	return error_set(e, "%.200s is not in a folder that --allow names there", path);
+}
+
+static int check_tap(const struct receive *r, const char *tap, struct error *e)
+{
+	for (size_t i = 0; i < r->nallowed; i++)
+		if (!strncmp(r->allowed[i], "tap=", 4) && !strcmp(r->allowed[i] + 4, tap))
+			return 0;
+	return error_set(e, "tap %.32s is not among those that --allow tap=IFNAME names there", tap);
 }
 
 static int check_config(const struct receive *r, const Vmb__VmConfig *c, struct error *e)
@@ -82,6 +104,9 @@ static int check_config(const struct receive *r, const Vmb__VmConfig *c, struct 
 		return -1;
 	for (size_t i = 0; i < c->n_disks; i++)
 		if (check_path(r, c->disks[i]->path, e))
+			return -1;
+	for (size_t i = 0; i < c->n_nets; i++)
+		if (check_tap(r, c->nets[i]->tap, e))
 			return -1;
 	return memory_admit(c, e);
 }
@@ -122,6 +147,7 @@ static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct v
 	int own[VM_MAX_FILES], fds[VM_MAX_FILES + 3];
 	char names[VM_MAX_FILES][16], *ptrs[VM_MAX_FILES];
 	size_t n = vm_files_list(f, own, names);
+	struct known *k = &r->known[r->nknown % MAX_KNOWN];
 	pid_t pid;
 
 	for (size_t i = 0; i < n; i++)
@@ -139,7 +165,17 @@ static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct v
 	req.kind_case = VMB__REQUEST__KIND_INCOMING;
 	req.incoming = &in;
 	pid = vmm_spawn(vmm_process, &r->vmm, e);
-	return pid < 0 ? -1 : wire_send(r->vmm, &req.base, fds, n + 3, e);
+	if (pid < 0 || p->id.len > sizeof(k->id))
+		return -1;
+	owner_unmap(k->owner);
+	if (r->nknown >= MAX_KNOWN)
+		close(k->pidfd);
+	k->len = p->id.len;
+	memcpy(k->id, p->id.data, k->len);
+	k->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	k->owner = owner_map(f->owner, e);
+	r->nknown++;
+	return k->owner && k->pidfd >= 0 ? wire_send(r->vmm, &req.base, fds, n + 3, e) : -1;
 }
 
 /* Built, and with provisional state: what could stop it is known. */
@@ -210,21 +246,6 @@ out:
 	return result;
 }
 
-/* The source keeps its locks until it has left. */
-static void lock_disks(struct receive *r)
-{
-	uint64_t deadline = clock_ns() + LOCK_MS * 1000000ull;
-	struct error e;
-
-	while (vm_files_lock(&r->disks, r->config, &e)) {
-		if (clock_ns() >= deadline) {
-			log_line("%s: %s", r->name, e.text);
-			return;
-		}
-		poll(NULL, 0, 50);
-	}
-}
-
 static void hear_vmm(struct receive *r)
 {
 	Vmb__Reply *reply;
@@ -235,38 +256,72 @@ static void hear_vmm(struct receive *r)
 		forget(r);
 		return;
 	}
-	if (reply->kind_case == VMB__REPLY__KIND_READY) {
-		lock_disks(r);
+	if (reply->kind_case == VMB__REPLY__KIND_READY)
 		forget(r);
-	}
 	vmb__reply__free_unpacked(reply, NULL);
 }
 
 /* ---- has it come? */
 
-static bool has_id(const char *name, const ProtobufCBinaryData *id)
+/* Of one that this process does not know, because it was started later: the VM has its id beside it. */
+static bool runs_with_id(const char *name, const ProtobufCBinaryData *id)
 {
 	char *path = runtime_path(name, "migration");
 	uint8_t have[64];
+	Vmb__Reply *info;
+	struct error e;
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, have, sizeof(have));
 
 	close_fd(&fd);
 	free(path);
-	return n == (ssize_t)id->len && !memcmp(have, id->data, id->len) && runtime_is_held(name);
+	if (n != (ssize_t)id->len || memcmp(have, id->data, id->len) || vm_info(name, &info, &e))
+		return false;
+	vmb__reply__free_unpacked(info, NULL); /* it answers only once it has been started */
+	return true;
 }
 
-static bool runs_here(const ProtobufCBinaryData *id)
+static bool some_runs_with_id(const ProtobufCBinaryData *id)
 {
 	DIR *d = opendir(runtime_dir());
 	bool found = false;
 	struct dirent *x;
 
 	while (d && !found && (x = readdir(d)))
-		found = x->d_name[0] != '.' && has_id(x->d_name, id);
+		found = x->d_name[0] != '.' && runs_with_id(x->d_name, id);
 	if (d)
 		closedir(d);
 	return found;
+}
+
+/* The owner word outlives the VM: it says whether it was started, and a process that is dead will not start it. */
+static void answer_query(struct receive *r, const ProtobufCBinaryData *id)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
+	const struct known *k = NULL;
+
+	for (size_t i = 0; i < MIN(r->nknown, (size_t)MAX_KNOWN); i++)
+		if (r->known[i].len == id->len && !memcmp(r->known[i].id, id->data, id->len))
+			k = &r->known[i];
+	reply.kind_case = VMB__REPLY__KIND_STATUS;
+	reply.status = &status;
+	if (k) {
+		bool dead = process_has_ended(k->pidfd, 0);
+		struct owner_view v = owner_read(k->owner);
+
+		status.runs = v.owner != SOURCE && (v.started || v.owner != DESTINATION);
+		if (!status.runs && !dead) {
+			control_reply_error(r->child, "it is not known yet");
+			return;
+		}
+	} else if (some_runs_with_id(id)) {
+		status.runs = true;
+	} else {
+		control_reply_error(r->child, "nothing is known of that migration");
+		return;
+	}
+	wire_send(r->child, &reply.base, NULL, 0, NULL);
 }
 
 static bool hear_child(struct receive *r)
@@ -281,10 +336,15 @@ static bool hear_child(struct receive *r)
 	if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_PREPARE) {
 		if (prepare(r, q->prepare, &e))
 			control_reply_error(r->child, "%s", e.text);
-	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_QUERY && runs_here(&q->query)) {
-		control_reply_ready(r->child, NULL, 0);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_QUERY) {
+		answer_query(r, &q->query);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_LOCK && r->config) {
+		if (vm_files_lock(&r->disks, r->config, &e))
+			control_reply_error(r->child, "%s", e.text);
+		else
+			control_reply_ready(r->child, NULL, 0);
 	} else {
-		control_reply_error(r->child, "it does not run here");
+		control_reply_error(r->child, "nothing to do");
 	}
 	protobuf_c_message_free_unpacked(m, NULL);
 	return true;
@@ -367,6 +427,8 @@ int receive_main(int argc, char **argv)
 		if (p[1].revents)
 			hear_vmm(&r);
 		if (p[0].revents && !hear_child(&r))
+			close_fd(&r.child); /* what it was about to start ends by itself, or runs */
+		if (r.child < 0 && r.vmm < 0)
 			return EXIT_FAILED;
 	}
 }

@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { ANSWER_MS = 10000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
@@ -288,12 +289,53 @@ int pause_main(int argc, char **argv)
 	return simple(argc, argv, VMB__REQUEST__KIND_PAUSE);
 }
 
+/* Of a VM that a broken migration has left stopped.  vmbeam-migrate's answers (migrate/session.h). */
+enum where { NOT_ASKED = -1, RUNS_THERE = 0, NO_ANSWER = 1, RUNS_NOT_THERE = 10 };
+
+static enum where ask_other_machine(const char *name, char where[256])
+{
+	char *path = runtime_path(name, "outgoing"), text[1024], *lines[3] = {NULL}, *save = text;
+	int status = 0;
+	pid_t pid;
+
+	read_text(path, text, sizeof(text));
+	free(path);
+	for (size_t i = 0; i < ARRAY_LEN(lines) && save; i++)
+		lines[i] = strsep(&save, "\n");
+	if (!lines[2])
+		return NOT_ASKED;
+	snprintf(where, 256, "%s", lines[0]);
+	pid = fork();
+	if (pid == 0)
+		_exit(network_exec((char *[]){"ask", lines[0], lines[1], lines[2], NULL}));
+	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
+		return NO_ANSWER;
+	return (enum where)WEXITSTATUS(status);
+}
+
 int resume_main(int argc, char **argv)
 {
+	char where[256];
+	struct error e;
 	struct args a;
 	int r = parse_args(argc, argv, true, &a);
 
-	return r ? r : vm_simple(a.name, a.json, a.force ? VMB__REQUEST__KIND_TAKE_BACK : VMB__REQUEST__KIND_RESUME);
+	if (r)
+		return r;
+	switch (ask_other_machine(a.name, where)) {
+	case NOT_ASKED:
+		return vm_simple(a.name, a.json, VMB__REQUEST__KIND_RESUME);
+	case RUNS_THERE:
+		error_set(&e, "it runs at %s: 'vmbeam stop %s --force' clears away what is left of it here", where, a.name);
+		return cli_acted(a.name, a.json, &e);
+	case RUNS_NOT_THERE:
+		return vm_simple(a.name, a.json, VMB__REQUEST__KIND_TAKE_BACK);
+	default:
+		if (a.force)
+			return vm_simple(a.name, a.json, VMB__REQUEST__KIND_TAKE_BACK);
+		error_set(&e, "%s does not answer; if it does not run there, and only then: --force", where);
+		return cli_acted(a.name, a.json, &e);
+	}
 }
 
 int console_main(int argc, char **argv)

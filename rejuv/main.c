@@ -23,7 +23,7 @@ static const struct command {
 	{"info", info_main, "info NAME [--json]"},
 	{"console", console_main, "console NAME [--hvc]"},
 	{"pause", pause_main, "pause NAME [--json]"},
-	{"resume", resume_main, "resume NAME [--force] [--json]    --force: one of which a broken migration left open where it runs"},
+	{"resume", resume_main, "resume NAME [--force] [--json]    --force: without an answer of the machine that it may have gone to"},
 	{"stop", stop_main, "stop NAME [--force] [--timeout S] [--json]"},
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},

@@ -76,7 +76,7 @@ int runtime_claim(const char *vm, struct error *e)
 
 void runtime_remove(const char *vm)
 {
-	static const char *const files[] = {"control", "console", "hvc", "exit", "log", "migration", "lock"};
+	static const char *const files[] = {"control", "console", "hvc", "exit", "log", "migration", "outgoing", "lock"};
 	char *dir = runtime_path(vm, NULL);
 
 	for (size_t i = 0; i < ARRAY_LEN(files); i++) {

@@ -7,6 +7,7 @@
  *   exit      "REASON STATUS" once it has ended
  *   log       the vmm processes' messages
  *   migration its id, of a VM that has come from another machine
+ *   outgoing  where one is going to, from its commit until that is known: address, folder of certificates, id
  * All functions may be called from any thread; returned strings are the caller's to free().
  */
 #ifndef VMM_CLIENT_H

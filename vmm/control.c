@@ -53,13 +53,18 @@ static void forget(struct session *s)
 	s->waiting = false;
 }
 
+static void stop_tracking(struct session *s)
+{
+	if (s->tracking)
+		vm_untrack_writes(s->control->vm);
+	s->tracking = false;
+}
+
 static void end_session(struct session *s)
 {
 	int fd = s->fd;
 
-	if (s->tracking)
-		vm_untrack_writes(s->control->vm);
-	s->tracking = false;
+	stop_tracking(s);
 	forget(s);
 	close(fd);
 }
@@ -131,6 +136,10 @@ static void do_pause(struct session *s, bool pause)
 	}
 	if (pause && vm_guests(vm, guests, 1)) {
 		control_reply_error(s->fd, "guest VMs run in it: pause them");
+		return;
+	}
+	if (!pause && vm->may_run && !vm->may_run(vm->may_run_ctx)) {
+		control_reply_error(s->fd, "it may run on another machine");
 		return;
 	}
 	if (!pause && vm_is_held(vm)) {
@@ -345,6 +354,7 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_BEAM_IN:
 		/* The connection is the lease. */
+		stop_tracking(s);
 		loop_remove(s->source);
 		s->source = NULL;
 		s->fd = -1;
@@ -361,6 +371,7 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	default:
 		/* The other party may want the connection for itself. */
+		stop_tracking(s);
 		loop_remove(s->source);
 		s->source = NULL;
 		if (c->other && c->other(c->ctx, fd, r, fds, &e)) {

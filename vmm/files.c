@@ -140,6 +140,13 @@ int vm_files_lock(const struct vm_files *f, const Vmb__VmConfig *c, struct error
 	return 0;
 }
 
+void vm_files_unlock(const struct vm_files *f)
+{
+	for (size_t i = 0; i < VM_MAX_DISKS; i++)
+		if (f->disks[i] >= 0)
+			disk_unlock(f->disks[i]);
+}
+
 int vm_files_make_ram(struct vm_files *f, const Vmb__VmConfig *c, struct error *e)
 {
 	struct memory m;

@@ -489,6 +489,7 @@ int virtio_ports_client(const struct vm *vm, unsigned int id);
 int virtio_ports_inherit(struct vm *vm, unsigned int id, int fd);
 int disk_open(const char *path, bool read_only, bool lock, struct error *e);
 int disk_lock(int fd, const char *path, bool read_only, struct error *e);
+void disk_unlock(int fd);
 int tap_open(const char *name, struct error *e);
 
 /* ------------------------------------------------------------------ ring.c: io_uring for all disks */

@@ -123,7 +123,7 @@ static const uint32_t ioctls[] = {
 	TUNSETOFFLOAD, /* what a network driver negotiates */
 };
 
-static const uint32_t fcntls[] = {F_ADD_SEALS, F_GET_SEALS};
+static const uint32_t fcntls[] = {F_ADD_SEALS, F_GET_SEALS, F_OFD_SETLK /* a disk that goes to another machine */};
 
 int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e)
 {

@@ -14,6 +14,7 @@
 #include <linux/fs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ids.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -70,7 +71,7 @@ static int lock_disk(int fd, const struct flock *lock)
 	while (fcntl(fd, F_OFD_SETLK, lock)) {
 		if ((errno != EAGAIN && errno != EACCES) || !tries--)
 			return -1;
-		usleep(LOCK_INTERVAL_US);
+		poll(NULL, 0, LOCK_INTERVAL_US / 1000);
 	}
 	return 0;
 }
@@ -84,6 +85,14 @@ int disk_lock(int fd, const char *path, bool read_only, struct error *e)
 	if (errno == EAGAIN || errno == EACCES)
 		return error_set(e, "%s: locked by another VM", path);
 	return error_set_errno(e, "%s: cannot lock it", path);
+}
+
+void disk_unlock(int fd)
+{
+	const struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(fd, F_OFD_SETLK, &lock))
+		log_line("disk: cannot unlock it: %s", strerror(errno));
 }
 
 int disk_open(const char *path, bool read_only, bool lock, struct error *e)

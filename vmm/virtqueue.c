@@ -120,14 +120,18 @@ void virtq_unpop(struct virtq *q)
 	q->last_avail--;
 }
 
+/* Bytes of a chain: no driver's is longer, and a hostile one's must not keep us long. */
+enum { MAX_MARKED = 64 << 20 };
+
 /* The writable part of a chain that has come back.  The guest may have changed it meanwhile: then it has lost what the
  * device wrote, and that is all. */
 static void mark_chain(struct virtq *q, uint64_t table, unsigned int count, unsigned int index, bool indirect)
 {
 	const struct memory *m = &q->dev->pci.vm->memory;
-	const uint8_t *base = memory_at(m, table, 16ull * count);
+	const uint8_t *base = count <= 32768 ? memory_at(m, table, 16ull * count) : NULL;
+	uint64_t left = MAX_MARKED;
 
-	for (unsigned int steps = 0; base && index < count && steps < count; steps++) {
+	for (unsigned int steps = 0; base && index < count && steps < VIRTQ_MAX_IOV; steps++) {
 		struct vring_desc d;
 		void *at;
 
@@ -137,9 +141,11 @@ static void mark_chain(struct virtq *q, uint64_t table, unsigned int count, unsi
 				mark_chain(q, d.addr, d.len / 16, 0, true);
 			return;
 		}
-		at = d.flags & VRING_DESC_F_WRITE ? memory_at(m, d.addr, d.len) : NULL;
-		if (at)
+		at = d.flags & VRING_DESC_F_WRITE && d.len <= left ? memory_at(m, d.addr, d.len) : NULL;
+		if (at) {
 			memory_written(m, at, d.len);
+			left -= d.len;
+		}
 		if (!(d.flags & VRING_DESC_F_NEXT))
 			return;
 		index = d.next;

@@ -48,6 +48,7 @@ void vm_files_close(struct vm_files *f);
 int vm_files_open(struct vm_files *f, const Vmb__VmConfig *config, bool lock, struct error *e);
 /* Takes the locks then; -1 if another VM has one. */
 int vm_files_lock(const struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
+void vm_files_unlock(const struct vm_files *f);
 /* Memory for a VM that comes from elsewhere; otherwise vm_create() makes it. */
 int vm_files_make_ram(struct vm_files *f, const Vmb__VmConfig *config, struct error *e);
 /* Fills fds[] and names[] (both VM_MAX_FILES long; names are static strings or index-suffixed) with

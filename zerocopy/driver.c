@@ -163,6 +163,9 @@ static void hear(struct drive *d, struct party *p)
 	if (vmm_receive_reply(p->link, &reply, NULL, 0, &p->error)) {
 		d->r->cancelled |= !strcmp(p->error.text, HANDOVER_CANCELLED);
 		close_fd(&p->link);
+		/* What stands for another machine would go on copying. */
+		if (d->o->remote && p == &d->source && !d->going)
+			close_fd(&d->destination.link);
 		return;
 	}
 	if (reply->kind_case == VMB__REPLY__KIND_RESULT && !p->reply) {
@@ -243,7 +246,7 @@ static void wait_for_both(struct drive *d)
 	while (!is_over(d)) {
 		uint64_t now = clock_ns();
 
-		if (now >= deadline && !(d->o->remote && !d->o->timeout_ns && !d->going))
+		if (now >= deadline && !(d->o->remote && d->prepared && !d->o->timeout_ns && !d->going))
 			return;
 		look(d, now < deadline ? (int)MIN((deadline - now) / 1000000 + 1, 1000ull) : 1000);
 		if (d->warmed && !d->going && d->source.link >= 0 && !d->source.dead) {

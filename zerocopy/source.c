@@ -174,6 +174,8 @@ static int stop_and_capture(struct move *m, struct error *e)
 	n = state_write(s->state, m->captured, e);
 	if (n < 0)
 		return -1;
+	if (m->go->remote)
+		vm_files_unlock(vm_get_files(s->vm)); /* the other machine takes the locks before it is committed */
 	m->result.state_bytes = (uint64_t)n;
 	end_phase(m);
 	if (fault_point("source.sealed"))
@@ -245,8 +247,7 @@ static void keep_unresolved(struct move *m, struct error *e)
 	const char *name = vm_config(m->s->vm)->name;
 
 	m->result.unresolved = m->s->unresolved = true;
-	error_set(e, "it may run on the other machine, or not: look there; if it does not, 'vmbeam resume %s --force', else "
-		     "'vmbeam stop %s --force'", name, name);
+	error_set(e, "it may run on the other machine: 'vmbeam resume %s' asks there, and resumes it here if it does not", name);
 }
 
 /* Its registers are lost with the destination; its memory is still held here. */
@@ -281,6 +282,11 @@ static bool take_back(struct move *m, struct error *e)
 	keep_crashed(m, e);
 	return true;
 mine:
+	if (m->go->remote && vm_files_lock(vm_get_files(s->vm), vm_config(s->vm), e)) {
+		m->result.crashed = true;
+		vm_set_crashed(s->vm, e->text);
+		return true;
+	}
 	vm_uncapture(s->vm, m->captured);
 	m->result.held = vm_is_held(s->vm);
 	m->result.crashed = vm_crash_reason(s->vm)[0] != 0;
@@ -438,8 +444,12 @@ static int take_back_unresolved(struct handover_source *s, struct error *e)
 {
 	if (!s->unresolved)
 		return error_set(e, "no migration of it is unresolved");
-	if (!owner_reclaim(s->owner, s->instance, owner_read(s->owner).owner))
+	if (vm_files_lock(vm_get_files(s->vm), vm_config(s->vm), e))
+		return -1;
+	if (!owner_reclaim(s->owner, s->instance, owner_read(s->owner).owner)) {
+		vm_files_unlock(vm_get_files(s->vm));
 		return error_set(e, "it runs on the other machine");
+	}
 	s->unresolved = false;
 	vm_uncapture(s->vm, NULL);
 	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))

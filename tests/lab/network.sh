@@ -1,7 +1,7 @@
 # Between two machines: two network namespaces joined by a cable, each with VMs of its own.  A guest that writes memory
 # and disk, all verified, goes to and fro (MIGRATIONS, default 4); then everything that can break does, at every
 # step: each time exactly one copy runs or can be made to, and the next migration succeeds.
-N=${MIGRATIONS:-4}
+N=${MIGRATIONS:-4} T=$PWD
 
 ip netns add here && ip netns add there && ip link add cable netns here type veth peer name cable netns there ||
 	fail "no network namespaces"
@@ -100,12 +100,12 @@ fault sender.committed=kill "may run on the other machine"
 wait_for 20 absent_on $other
 runs_on $at && fail "it runs, and might run there"
 refuses "may run on another machine" on $at vmbeam migrate m --to fresh
-check "resume by force" on $at vmbeam resume m --force
+check "resume" on $at vmbeam resume m
 only_on $at $other
 # Committed, started there, and the sender dies before it has told: the source must not run.
 fault sender.started=kill "" || true
 wait_for 20 runs_on $other
-refuses "runs on the other machine" on $at vmbeam resume m --force
+refuses "it runs at" on $at vmbeam resume m --force
 check "stop the copy that is none" on $at vmbeam stop m --force
 swap
 only_on $at $other
@@ -124,7 +124,7 @@ for what in receiver sender driver cable; do
 	case $what in
 	receiver) kill -9 $(victim receive $other) ;;
 	sender) kill -9 $(victim send $at) ;;
-	driver) kill -INT $(pgrep -f "^vmbeam migrate m") ;;
+	driver) kill -TERM $(pgrep -f "^vmbeam migrate m") ;;
 	cable) ip -n $at link set cable down ;;
 	esac
 	wait $slow && fail "$what: it was moved: $(cat slow.out)"
