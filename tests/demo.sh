@@ -59,8 +59,10 @@ echo $! >"$T/redis.pid"
 httpload 10.97.2.2 --rate 10 --clients 2 --json >"$T/nginx.load" 2>"$T/nginx.err" &
 echo $! >"$T/nginx.pid"
 sleep 5
-echo "hv-a ages: it loses 500 MiB"
-vmbeam hypervisor leak hv-a 500M || exit 1
+for mib in 100 200 300 400 500; do
+	vmbeam hypervisor leak hv-a 100M || exit 1
+	echo "hv-a ages: it has lost $mib MiB"
+done
 vmbeam hypervisor list
 echo "vmbeam rejuvenate hv-a"
 vmbeam rejuvenate hv-a --json >"$T/rejuvenation" &
