@@ -22,7 +22,7 @@ trap 'exit 130' INT TERM
 qemu() {
 	LD_LIBRARY_PATH=$root/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu "$root/usr/bin/qemu-system-x86_64" \
 		-L "$root/usr/share/qemu" -L "$root/usr/share/seabios" -nodefaults -display none -accel tcg -S -m "$memory" \
-		-machine pc,memory-backend=ram "$@" &
+		-machine pc,memory-backend=ram "$@" 2>>"$dir/log" &
 	pids="$pids $!"
 }
 # qmp SIDE COMMAND: the last answer.

@@ -51,7 +51,7 @@ static int identity_make(struct identity *i, const char *name, const struct iden
 			 const char *names, struct error *e)
 {
 	const char *basic = issuer ? "critical,CA:FALSE" : "critical,CA:TRUE,pathlen:0";
-	const char *key_usage = issuer ? "critical,digitalSignature" : "critical,keyCertSign,cRLSign";
+	const char *key_usage = issuer ? "critical,digitalSignature,keyEncipherment" : "critical,keyCertSign,cRLSign";
 	const struct identity *by = issuer ? issuer : i;
 	X509_NAME *subject;
 
