@@ -15,7 +15,7 @@ enum { DEFAULT_DRAIN_S = 10 };
 enum { CLEAR_MS = 5000 };
 
 struct migrate_args {
-	const char *vm, *to;
+	const char *vm, *to, *mode;
 	const char *tls, *connections, *downtime_limit, *bandwidth; /* to another machine; NULL: not given */
 	bool json, cancel, insecure;
 	struct handover_options o;
@@ -153,8 +153,7 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 			a->bandwidth = optarg;
 			break;
 		case 'm':
-			if (strcmp(optarg, "auto") && strcmp(optarg, "zero-copy") && strcmp(optarg, "pre-copy"))
-				return cli_usage("migrate: --mode %s: zero-copy and pre-copy are there yet", optarg);
+			a->mode = optarg;
 			break;
 		default:
 			return cli_usage("migrate: unknown option or missing value");
@@ -168,6 +167,9 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 	if (!a->to)
 		return cli_usage("migrate: --to is missing");
 	a->o.fault = getenv("VMBEAM_FAULT");
+	/* Each has one way only so far. */
+	if (a->mode && strcmp(a->mode, "auto") && strcmp(a->mode, strchr(a->to, ':') ? "pre-copy" : "zero-copy"))
+		return cli_usage("migrate: --mode %s: not to %s", a->mode, a->to);
 	if (strchr(a->to, ':')) {
 		/* It bounds the copying there, not the drain. */
 		a->o.timeout_ns = given ? seconds * 1000000000ull : 0;
