@@ -138,7 +138,7 @@ static uint64_t hash_of(const uint8_t *base, uint64_t size)
 	return h;
 }
 
-static struct conn *open_conn(const struct bench *b, int fd, SSL_CTX *ctx, bool server)
+static struct conn *open_conn(int fd, SSL_CTX *ctx, bool server)
 {
 	struct error e;
 	SSL *ssl = NULL;
@@ -146,7 +146,6 @@ static struct conn *open_conn(const struct bench *b, int fd, SSL_CTX *ctx, bool 
 
 	if (ctx && !(ssl = tls_shake_hands(ctx, fd, server ? NULL : "localhost", &e)))
 		die("handshake", &e);
-	(void)b;
 	c = conn_new(fd, ssl, &e);
 	if (!c)
 		die("connection", &e);
@@ -171,7 +170,7 @@ static void send_all(const struct bench *b, const char *address, unsigned int n,
 
 		if (fd < 0)
 			die("connect", &r->error);
-		conns[i] = open_conn(b, fd, ctx, false);
+		conns[i] = open_conn(fd, ctx, false);
 	}
 	t.dirty = xcalloc(t.chunks, sizeof(*t.dirty));
 	if (pthread_create(&t.thread, NULL, write_pages, &t))
@@ -218,7 +217,7 @@ static void receive_all(const struct bench *b, int listener, unsigned int n, str
 	if (b->tls && !(ctx = tls_context(b->tls, true, &r->error)))
 		die(b->tls, &r->error);
 	for (unsigned int i = 0; i < n; i++)
-		serves[i].c = open_conn(b, accept(listener, NULL, NULL), ctx, true);
+		serves[i].c = open_conn(accept(listener, NULL, NULL), ctx, true);
 	getrusage(RUSAGE_SELF, &before);
 	receiver = receiver_create(memory, b->memory, &all, 1, n);
 	r->start_ns = clock_ns();

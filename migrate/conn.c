@@ -26,11 +26,10 @@ struct conn {
 	int fd;
 	SSL *ssl;
 	struct io_uring ring;
-	bool ktls;
 	bool ended; /* nothing more comes */
 	uint8_t *out, *in;
 	size_t out_len, in_at, in_len;
-	uint64_t sent, received;
+	uint64_t sent;
 	int timeout_ms;
 	int saved_errno; /* of what failed below OpenSSL */
 };
@@ -89,8 +88,6 @@ static ssize_t receive(struct conn *c, uint8_t *data, size_t len)
 		io_uring_prep_recv(io_uring_get_sqe(&c->ring), c->fd, data, len, 0);
 		n = complete(c);
 	} while (n < 0 && errno == EINTR);
-	if (n > 0)
-		c->received += (uint64_t)n;
 	return n;
 }
 
@@ -194,11 +191,6 @@ static int set_bios(struct conn *c, struct error *e)
 		return tls_error(e, "TLS");
 	BIO_set_data(b, c);
 	BIO_set_init(b, 1);
-	c->ktls = BIO_get_ktls_send(SSL_get_wbio(c->ssl));
-	if (c->ktls) {
-		SSL_set0_rbio(c->ssl, b);
-		return 0;
-	}
 	BIO_up_ref(b);
 	SSL_set0_rbio(c->ssl, b);
 	SSL_set0_wbio(c->ssl, b);
@@ -277,7 +269,7 @@ int conn_write(struct conn *c, const void *data, size_t len, struct error *e)
 {
 	size_t n;
 
-	if (!c->ssl || c->ktls)
+	if (!c->ssl)
 		return put_out(c, data, len) ? error_set_errno(e, "the connection") : 0;
 	errno = c->saved_errno = 0;
 	return !len || SSL_write_ex(c->ssl, data, len, &n) == 1 ? 0 : tls_failed(c, e);
@@ -335,16 +327,6 @@ void conn_cut(struct conn *c)
 uint64_t conn_sent(const struct conn *c)
 {
 	return c->sent;
-}
-
-uint64_t conn_received(const struct conn *c)
-{
-	return c->received;
-}
-
-bool conn_has_ktls(const struct conn *c)
-{
-	return c->ktls;
 }
 
 /* ---- addresses */

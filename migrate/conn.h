@@ -3,8 +3,8 @@
  * Blocking; what is written waits in a buffer until it is full or conn_flush().  A connection belongs to one thread at
  * a time, but conn_cut() may be called by any: whoever reads or writes then fails at once.
  *
- * All socket I/O goes through io_uring, in pieces of CONN_BUFFER: OpenSSL reads and writes a record of 16 KiB at a
- * time, each of which would be a system call or two.  Where the kernel encrypts (kTLS), OpenSSL has no part in sending.
+ * Data goes through io_uring, in pieces of CONN_BUFFER: OpenSSL reads and writes a record of 16 KiB at a time, each of
+ * which would be a system call or two.
  */
 #ifndef MIGRATE_CONN_H
 #define MIGRATE_CONN_H
@@ -28,11 +28,8 @@ int conn_flush(struct conn *c, struct error *e);
 /* All of len bytes; 0.  The other end has closed before the first: 1.  Else -1 and *e. */
 int conn_read(struct conn *c, void *data, size_t len, struct error *e);
 void conn_cut(struct conn *c);
-/* Bytes that went out, and came in, on the wire (without TCP's headers). */
+/* Bytes that went out on the wire (without TCP's headers). */
 uint64_t conn_sent(const struct conn *c);
-uint64_t conn_received(const struct conn *c);
-/* Does the kernel encrypt? */
-bool conn_has_ktls(const struct conn *c);
 
 /* A listening socket; a connection to it.  address: "HOST:PORT", "[V6]:PORT".  -1 and *e. */
 int conn_listen(const char *address, struct error *e);

@@ -233,7 +233,7 @@ static int take_state(struct conn *c, struct session *s, struct error *e)
 	return r;
 }
 
-static int receive_vm(struct conn *c, const Vmb__NetHello *h, struct session *s, struct error *e)
+static int receive_vm(struct conn *c, struct session *s, struct error *e)
 {
 	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT, *go;
 	Vmb__NetReady ready = VMB__NET_READY__INIT;
@@ -241,7 +241,6 @@ static int receive_vm(struct conn *c, const Vmb__NetHello *h, struct session *s,
 	ready.token = (ProtobufCBinaryData){NET_TOKEN, s->token};
 	m.kind_case = VMB__NET_MESSAGE__KIND_READY;
 	m.ready = &ready;
-	(void)h;
 	if (net_send(c, &m, e) || take_state(c, s, e) || net_send_mark(c, VMB__NET_MESSAGE__KIND_RESTORED, e) ||
 	    net_receive(c, VMB__NET_MESSAGE__KIND_GO, &go, e))
 		return -1;
@@ -310,7 +309,7 @@ static void on_hello(struct conn *c, const Vmb__NetHello *h)
 		return;
 	}
 	log_line("%s: being received, %llu MiB", name, (unsigned long long)(h->provisional->config->memory / MIB));
-	if (receive_vm(c, h, &session, &e)) {
+	if (receive_vm(c, &session, &e)) {
 		log_line("%s: not received: %s", name, e.text);
 		net_send_error(c, &e);
 	} else {
@@ -421,7 +420,6 @@ static void *serve(void *ctx)
 	return NULL;
 }
 
-/* The death signal went with the privileges. */
 static void *watch_parent(void *ctx)
 {
 	struct pollfd p = {.fd = NET_LINK_FD, .events = 0};

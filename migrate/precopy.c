@@ -173,7 +173,7 @@ static void *work(void *ctx)
 {
 	struct worker *w = ctx;
 	struct sender *s = w->s;
-	bool failed = false, end;
+	bool end;
 
 	for (uint32_t round = 1;; round++) {
 		pthread_mutex_lock(&s->lock);
@@ -183,18 +183,17 @@ static void *work(void *ctx)
 		pthread_mutex_unlock(&s->lock);
 		if (end)
 			break;
-		failed = failed || send_round(w, round, &w->error);
+		w->failed = w->failed || send_round(w, round, &w->error);
 		pthread_mutex_lock(&s->lock);
-		w->failed = failed;
-		if (failed && !s->stop && !s->why)
+		if (w->failed && !s->stop && !s->why)
 			s->why = &w->error; /* the others fail because of it */
-		if (failed)
+		if (w->failed)
 			s->stop = true;
 		s->busy--;
 		pthread_cond_broadcast(&s->changed);
 		pthread_mutex_unlock(&s->lock);
 	}
-	if (!failed && !s->stop)
+	if (!w->failed && !s->stop)
 		w->failed = send_mark(w, STREAM_END, 0, &w->error);
 	return NULL;
 }
@@ -213,18 +212,11 @@ static uint64_t count(const struct sender *s, const uint64_t *bitmap)
 /* All that exists. */
 static void mark_existing(struct sender *s)
 {
-	off_t at = 0;
+	uint64_t start, end = 0;
 
-	while ((at = lseek(s->source->memory, at, SEEK_DATA)) >= 0) {
-		off_t hole = lseek(s->source->memory, at, SEEK_HOLE);
-		uint64_t end = hole < 0 ? s->pages : MIN(s->pages, ((uint64_t)hole + STREAM_PAGE - 1) / STREAM_PAGE);
-
-		for (uint64_t p = (uint64_t)at / STREAM_PAGE; p < end; p++)
+	while (next_extent(s->source->memory, &start, &end))
+		for (uint64_t p = start / STREAM_PAGE; p < MIN(s->pages, (end + STREAM_PAGE - 1) / STREAM_PAGE); p++)
 			s->todo[p / 64] |= 1ull << p % 64;
-		if (hole < 0)
-			return;
-		at = hole;
-	}
 }
 
 static uint64_t expected_ns(const struct sender *s, uint64_t pages)

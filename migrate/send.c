@@ -19,7 +19,6 @@
 enum {
 	MAX_EXTENTS = 16384,
 	QUERIES_MS = 40000, /* after a broken connection */
-	SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
 };
 
 struct send {
@@ -29,7 +28,7 @@ struct send {
 	unsigned int n;
 	/* from the driver */
 	Vmb__Request *incoming;
-	int state, link, source_pidfd, ram;
+	int state, link, ram;
 	struct owner *owner;
 	uint16_t instance, source;
 	/* to the VM's process: writes are noted for as long as it is open */
@@ -42,21 +41,8 @@ struct send {
 	bool captured;
 	uint64_t captured_ns;
 	Vmb__HandoverResult told;
-	Vmb__Phase phases[4], *phase_ptrs[4];
-	uint64_t mark;
+	struct phases phases;
 };
-
-static void end_phase(struct send *s, const char *name)
-{
-	uint64_t now = clock_ns();
-	Vmb__Phase *p = &s->phases[s->told.n_phases];
-
-	vmb__phase__init(p);
-	p->name = (char *)(uintptr_t)name;
-	p->ns = now - s->mark;
-	s->phase_ptrs[s->told.n_phases++] = p;
-	s->mark = now;
-}
 
 /* ---- to the driver */
 
@@ -124,7 +110,6 @@ static int take_incoming(struct send *s, struct error *e)
 		return error_set(e, "an incomplete message");
 	s->state = wire_take_fd(&fds, 0);
 	s->link = wire_take_fd(&fds, 1);
-	s->source_pidfd = wire_take_fd(&fds, 2);
 	s->instance = (uint16_t)in->instance;
 	fault_arm(in->fault);
 	s->source = (uint16_t)in->source;
@@ -148,12 +133,9 @@ static int track(struct send *s, struct error *e)
 
 	s->dirty_words = (c->memory / STREAM_PAGE + 63) / 64;
 	bytes = s->dirty_words * sizeof(*s->dirty);
-	fd = memfd_create("vmbeam-written", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (fd < 0 || ftruncate(fd, (off_t)bytes) || fcntl(fd, F_ADD_SEALS, SEALS)) {
-		error_set_errno(e, "memfd");
-		close_fd(&fd);
+	fd = sealed_memfd("vmbeam-written", bytes, 0, e);
+	if (fd < 0)
 		return -1;
-	}
 	s->dirty = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	s->control = s->dirty == MAP_FAILED ? -1 : vmm_connect(c->name, e);
 	r.kind_case = VMB__REQUEST__KIND_TRACK;
@@ -200,7 +182,7 @@ static int stop(void *ctx, uint64_t *dirty, struct error *e)
 	if (!captured)
 		return error_set(e, "the source has given up");
 	s->captured = true;
-	s->mark = clock_ns();
+	s->phases.mark = clock_ns();
 	take_dirty(s, dirty);
 	return 0;
 }
@@ -208,22 +190,19 @@ static int stop(void *ctx, uint64_t *dirty, struct error *e)
 /* ---- to the other machine */
 
 /* All that exists of the memory, coarsely: what is between two pieces is not worth a message. */
-static size_t find_extents(const struct send *s, uint64_t size, Vmb__NetExtent *x, Vmb__NetExtent **ptrs)
+static size_t find_extents(const struct send *s, Vmb__NetExtent *x, Vmb__NetExtent **ptrs)
 {
 	size_t n = 0;
-	off_t at = 0, hole;
+	uint64_t start, end = 0;
 
-	while ((at = lseek(s->ram, at, SEEK_DATA)) >= 0 && (hole = lseek(s->ram, at, SEEK_HOLE)) > at) {
-		if (n && (n == MAX_EXTENTS || (uint64_t)at - (x[n - 1].start + x[n - 1].size) < STREAM_CHUNK)) {
-			x[n - 1].size = (uint64_t)hole - x[n - 1].start;
-		} else {
+	while (next_extent(s->ram, &start, &end)) {
+		if (!n || (n < MAX_EXTENTS && start - (x[n - 1].start + x[n - 1].size) >= STREAM_CHUNK)) {
 			vmb__net_extent__init(&x[n]);
-			x[n].start = (uint64_t)at;
-			x[n].size = MIN((uint64_t)hole, size) - (uint64_t)at;
+			x[n].start = start;
 			ptrs[n] = &x[n];
 			n++;
 		}
-		at = hole;
+		x[n - 1].size = end - x[n - 1].start;
 	}
 	return n;
 }
@@ -240,7 +219,7 @@ static int say_hello(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
 	hello.id = (ProtobufCBinaryData){NET_ID, s->id};
 	hello.provisional = provisional;
 	hello.extents = ptrs;
-	hello.n_extents = find_extents(s, provisional->config->memory, x, ptrs);
+	hello.n_extents = find_extents(s, x, ptrs);
 	hello.connections = s->n;
 	m.kind_case = VMB__NET_MESSAGE__KIND_HELLO;
 	m.hello = &hello;
@@ -366,12 +345,12 @@ static void forget_outgoing(const struct send *s)
 
 static int switch_over(struct send *s, struct error *e)
 {
-	end_phase(s, "last pages");
+	phases_end(&s->phases, "last pages");
 	if (fault_point("sender.copied"))
 		return error_set(e, "fault injected");
 	if (send_state(s, e))
 		return -1;
-	end_phase(s, "restore");
+	phases_end(&s->phases, "restore");
 	if (fault_point("sender.restored"))
 		return error_set(e, "fault injected");
 	if (note_outgoing(s, e))
@@ -381,7 +360,7 @@ static int switch_over(struct send *s, struct error *e)
 	fault_point("sender.committed");
 	if (have_it_started(s, e))
 		return -1;
-	end_phase(s, "resume");
+	phases_end(&s->phases, "resume");
 	fault_point("sender.started");
 	owner_start(s->owner, s->instance);
 	return 0;
@@ -414,19 +393,18 @@ static void tell_result(struct send *s, bool completed, const struct error *e)
 {
 	Vmb__Link link = VMB__LINK__INIT;
 	Vmb__Reply r = VMB__REPLY__INIT;
-	struct timespec ts;
 
 	s->told.completed = completed;
 	s->told.error = (char *)(uintptr_t)(completed ? "" : e->text);
 	s->told.phase = completed ? "resume" : s->captured ? "restore" : "copy";
-	s->told.phases = s->phase_ptrs;
-	s->told.resume_ns = s->mark;
+	s->told.phases = s->phases.list;
+	s->told.n_phases = s->phases.n;
+	s->told.resume_ns = s->phases.mark;
 	s->told.bytes_sent = conn_sent(s->main);
 	for (unsigned int i = 0; i < s->n; i++)
 		s->told.bytes_sent += s->pages[i] ? conn_sent(s->pages[i]) : 0;
 	s->told.rounds = s->result.rounds;
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	s->told.cpu_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	s->told.cpu_ns = process_cpu_ns();
 	link.kind_case = VMB__LINK__KIND_RESTORED;
 	link.restored = &s->told;
 	if (s->captured)
@@ -472,7 +450,7 @@ static int parse(int argc, char **argv, struct send *s, struct error *e)
 
 int send_main(int argc, char **argv)
 {
-	struct send s = {.state = -1, .link = -1, .source_pidfd = -1, .ram = -1, .control = -1};
+	struct send s = {.state = -1, .link = -1, .ram = -1, .control = -1};
 	struct error e = {""};
 	int r;
 

@@ -8,6 +8,7 @@
 
 #include "nested/channel.h"
 #include "vmm/vmm.h"
+#include "vmm/wire.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -32,7 +33,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-enum { GUEST_PORT_FD = 3,  MAX_PHASES = 8, SEND_MS = 10000, WINDOW_TRIES = 500, WINDOW_WAIT_MS = 20 };
+enum { GUEST_PORT_FD = 3,  SEND_MS = 10000, WINDOW_TRIES = 500, WINDOW_WAIT_MS = 20 };
 
 /* A stream to L0, for one guest VM at a time. */
 struct guest_port {
@@ -47,9 +48,7 @@ struct agent {
 	int epoll, deaths; /* signalfd */
 	bool hostile, noisy; /* as tests want it */
 	struct channel channel;
-	Vmb__Phase phases[MAX_PHASES], *phase_ptrs[MAX_PHASES];
-	size_t nphases;
-	uint64_t mark; /* when the last phase ended */
+	struct phases boot;
 	struct error failed;
 	uint64_t window;
 	uint64_t leak_id; /* the last question of that kind, and how it went */
@@ -71,18 +70,6 @@ static void __attribute__((noreturn)) power_off(const char *why)
 	sync();
 	reboot(RB_POWER_OFF);
 	_exit(1);
-}
-
-static void end_phase(struct agent *a, const char *name)
-{
-	uint64_t now = clock_ns();
-	Vmb__Phase *p = &a->phases[a->nphases];
-
-	vmb__phase__init(p);
-	p->name = (char *)(uintptr_t)name;
-	p->ns = now - a->mark;
-	a->phase_ptrs[a->nphases++] = p;
-	a->mark = now;
 }
 
 static void mount_all(struct agent *a)
@@ -321,8 +308,8 @@ static void fill_hello(struct agent *a, Vmb__AgentHello *hello, struct utsname *
 	hello->kernel = u->release;
 	hello->kvm = !access("/dev/kvm", R_OK | W_OK);
 	hello->window = a->window;
-	hello->boot = a->phase_ptrs;
-	hello->n_boot = a->nphases;
+	hello->boot = a->boot.list;
+	hello->n_boot = a->boot.n;
 	hello->failed = a->failed.text;
 }
 
@@ -404,20 +391,20 @@ void agent_main(void)
 	Vmb__AgentMessage *question;
 	struct error e;
 
-	end_phase(&a, "kernel"); /* CLOCK_MONOTONIC begins with it */
+	phases_end(&a.boot, "kernel"); /* CLOCK_MONOTONIC begins with it */
 	mount_all(&a);
 	open_standard_files();
-	end_phase(&a, "mounts");
+	phases_end(&a.boot, "mounts");
 	load_modules(&a);
 	hold_a_vm();
-	end_phase(&a, "modules");
+	phases_end(&a.boot, "modules");
 	find_window(&a);
-	end_phase(&a, "window");
+	phases_end(&a.boot, "window");
 	open_channel(&a);
 	mkdir("/run/empty", 0555);
 	watch_all(&a);
 	find_ports(&a);
-	end_phase(&a, "ports");
+	phases_end(&a.boot, "ports");
 	for (;;) {
 		if (!serve_ports(&a))
 			continue;

@@ -15,10 +15,8 @@
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -383,27 +381,26 @@ static int parse(int argc, char **argv, struct receive *r)
 	return 0;
 }
 
+/* What vmbeam-migrate is called with. */
+static char *child_args[] = {"receive", "--listen", NULL, NULL, NULL, NULL};
+
+static int child_process(void)
+{
+	return network_exec(child_args);
+}
+
 static int start_child(struct receive *r, struct error *e)
 {
-	char *args[] = {"receive", "--listen", (char *)(uintptr_t)r->listen, r->insecure ? NULL : "--tls",
-			(char *)(uintptr_t)r->tls, NULL};
-	int pair[2];
 	pid_t pid;
 
-	if (wire_pair(pair, e))
+	child_args[2] = (char *)(uintptr_t)r->listen;
+	child_args[3] = r->insecure ? NULL : "--tls";
+	child_args[4] = (char *)(uintptr_t)r->tls;
+	pid = vmm_spawn(child_process, &r->child, e);
+	if (pid < 0)
 		return -1;
-	fflush(NULL);
-	pid = fork();
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGTERM);
-		dup2(pair[1], VMM_LINK_FD);
-		close_range(VMM_LINK_FD + 1, ~0u, 0);
-		_exit(network_exec(args));
-	}
-	close(pair[1]);
-	r->child = pair[0];
-	r->child_pidfd = pid < 0 ? -1 : (int)syscall(SYS_pidfd_open, pid, 0);
-	return r->child_pidfd < 0 ? error_set_errno(e, "fork") : 0;
+	r->child_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	return r->child_pidfd < 0 ? error_set_errno(e, "pidfd_open") : 0;
 }
 
 int receive_main(int argc, char **argv)

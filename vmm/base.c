@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -121,6 +122,14 @@ bool is_socket(int fd)
 	return fd >= 0 && !fstat(fd, &st) && S_ISSOCK(st.st_mode);
 }
 
+uint64_t process_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 void close_fd(int *fd)
 {
 	if (*fd >= 0)
@@ -173,6 +182,28 @@ ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off)
 ssize_t pread_all(int fd, void *buf, size_t len, off_t off)
 {
 	ALL_LOOP(pread(fd, (char *)buf + done, len - done, off + (off_t)done));
+}
+
+int sealed_memfd(const char *name, uint64_t size, unsigned int flags, struct error *e)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | flags);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+		error_set_errno(e, "%s: %llu KiB of shared memory", name, (unsigned long long)(size / KIB));
+		close_fd(&fd);
+	}
+	return fd;
+}
+
+bool next_extent(int fd, uint64_t *start, uint64_t *end)
+{
+	off_t data = lseek(fd, (off_t)*end, SEEK_DATA), hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+
+	if (hole <= data)
+		return false;
+	*start = (uint64_t)data;
+	*end = (uint64_t)hole;
+	return true;
 }
 
 int parse_size(const char *s, uint64_t *bytes, struct error *e)

@@ -47,6 +47,9 @@ static inline uint64_t clock_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* CPU time of this process, ns. */
+uint64_t process_cpu_ns(void);
+
 /* Closes *fd unless it is -1, and sets it to -1. */
 void close_fd(int *fd);
 
@@ -62,6 +65,12 @@ void read_text(const char *path, char *buf, size_t size);
 ssize_t write_all(int fd, const void *buf, size_t len);
 ssize_t pwrite_all(int fd, const void *buf, size_t len, off_t off);
 ssize_t pread_all(int fd, void *buf, size_t len, off_t off);
+
+/* An empty memfd of `size` bytes that can never be another: whoever maps it is safe from the other holders.  flags: of
+ * memfd_create() besides.  -1 with *e set. */
+int sealed_memfd(const char *name, uint64_t size, unsigned int flags, struct error *e);
+/* The next piece of a file that is no hole, from *end on: false, there is none.  Begin with *end = 0. */
+bool next_extent(int fd, uint64_t *start, uint64_t *end);
 
 /* Parses "512M", "4G", "64K" or a number of bytes; returns -1 and sets *e if it is neither. */
 int parse_size(const char *s, uint64_t *bytes, struct error *e);

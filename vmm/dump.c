@@ -93,7 +93,7 @@ static int write_range(struct vm *vm, int fd, uint64_t ram_off, uint64_t size, u
 {
 	uint64_t end = ram_off + size, start, at = ram_off;
 
-	while (at < end && memory_next_extent(&vm->memory, &start, &at) && start < end)
+	while (at < end && next_extent(vm->memory.fd, &start, &at) && start < end)
 		if (pwrite_all(fd, vm->memory.base + start, MIN(at, end) - start,
 			       (off_t)(file_off + (start - ram_off))) < 0)
 			return error_set_errno(e, "cannot write");

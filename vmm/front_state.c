@@ -163,7 +163,7 @@ int front_warm(struct vm *vm, struct error *e)
 
 	warm.extents = ptrs;
 	warm.huge = vm->huge_pages;
-	while (warm.n_extents < MAX_EXTENTS && memory_next_extent(&vm->memory, &start, &end)) {
+	while (warm.n_extents < MAX_EXTENTS && next_extent(vm->memory.fd, &start, &end)) {
 		Vmb__Extent *at = &x[warm.n_extents];
 
 		vmb__extent__init(at);

@@ -88,8 +88,6 @@ void memory_written(const struct memory *m, const void *at, size_t len);
 void *memory_at(const struct memory *m, uint64_t gpa, uint64_t len);
 /* Size of the part below the gap. */
 uint64_t memory_low_size(const struct memory *m);
-/* The next run of memory that exists from *end on: false, there is none.  Begin with *end = 0. */
-bool memory_next_extent(const struct memory *m, uint64_t *start, uint64_t *end);
 /* Makes the process's page tables hold what the memfd holds already; allocates nothing. */
 void memory_prefault(const struct memory *m);
 

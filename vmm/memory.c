@@ -51,16 +51,8 @@ int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct 
 					 (unsigned long long)have, (unsigned long long)size);
 		return have ? 0 : -1;
 	}
-	m->fd = memfd_create("vmbeam-ram",
-			     MFD_CLOEXEC | MFD_ALLOW_SEALING | (hugetlb ? MFD_HUGETLB : 0));
-	if (m->fd < 0)
-		return error_set_errno(e, "memory: memfd_create");
-	if (ftruncate(m->fd, (off_t)size) || fcntl(m->fd, F_ADD_SEALS, SEALS)) {
-		error_set_errno(e, "memory: %llu MiB", (unsigned long long)(size / MIB));
-		close_fd(&m->fd);
-		return -1;
-	}
-	return 0;
+	m->fd = sealed_memfd("vmbeam-ram", size, hugetlb ? MFD_HUGETLB : 0, e);
+	return m->fd < 0 ? -1 : 0;
 }
 
 /* One VM, one node: the one this process runs on, where the machine has several. */
@@ -238,24 +230,10 @@ void memory_written(const struct memory *m, const void *at, size_t len)
 		m->written[p / 64] |= 1ull << p % 64;
 }
 
-bool memory_next_extent(const struct memory *m, uint64_t *start, uint64_t *end)
-{
-	off_t data = lseek(m->fd, (off_t)*end, SEEK_DATA), hole;
-
-	if (data < 0)
-		return false;
-	hole = lseek(m->fd, data, SEEK_HOLE);
-	if (hole <= data)
-		return false;
-	*start = (uint64_t)data;
-	*end = (uint64_t)hole;
-	return true;
-}
-
 void memory_prefault(const struct memory *m)
 {
 	uint64_t start, end = 0;
 
-	while (memory_next_extent(m, &start, &end))
+	while (next_extent(m->fd, &start, &end))
 		madvise(m->base + start, end - start, MADV_POPULATE_WRITE);
 }

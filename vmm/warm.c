@@ -164,7 +164,7 @@ int vcpu_warm(struct vcpu *v, struct error *e)
 		return -1;
 	if (v->vm->warm_extents)
 		return warm_extents(v, v->vm->warm_extents, e);
-	for (unsigned int i = 0; i < MAX_EXTENTS && memory_next_extent(&v->vm->memory, &start, &end); i++)
+	for (unsigned int i = 0; i < MAX_EXTENTS && next_extent(v->vm->memory.fd, &start, &end); i++)
 		if (warm_extent(v, start, end, step, e))
 			return -1;
 	return 0;

@@ -37,6 +37,20 @@ ProtobufCMessage *message_copy(const ProtobufCMessage *m)
 	return copy;
 }
 
+void phases_end(struct phases *p, const char *name)
+{
+	uint64_t now = clock_ns();
+	Vmb__Phase *last = &p->phase[p->n];
+
+	if (p->n == ARRAY_LEN(p->phase))
+		return;
+	vmb__phase__init(last);
+	last->name = (char *)(uintptr_t)name;
+	last->ns = now - p->mark;
+	p->list[p->n++] = last;
+	p->mark = now;
+}
+
 int wire_send(int sock, const ProtobufCMessage *msg, const int *fds, size_t nfds, struct error *e)
 {
 	size_t len = protobuf_c_message_get_packed_size(msg);

@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 #include <sys/types.h>
-#include <protobuf-c/protobuf-c.h>
+#include "proto/vmbeam.pb-c.h"
 
 struct error;
 
@@ -26,6 +26,16 @@ struct wire_fds {
 
 /* A copy of its own; free with protobuf_c_message_free_unpacked(). */
 ProtobufCMessage *message_copy(const ProtobufCMessage *m);
+
+/* What the parts of something took, to be put into a message: its phases are `list`, of n. */
+struct phases {
+	Vmb__Phase phase[16], *list[16];
+	size_t n;
+	uint64_t mark; /* when the last one ended; CLOCK_MONOTONIC, ns */
+};
+
+/* One more: from the mark until now; more than 16 are not kept.  The name outlives the message. */
+void phases_end(struct phases *p, const char *name);
 
 /* Sends one message.  The descriptors stay the caller's.  Never raises SIGPIPE.
  * Returns 0, or -1 with *e set. */

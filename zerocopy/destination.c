@@ -27,21 +27,8 @@ struct incoming {
 	struct owner *owner;
 	struct wire_fds clients; /* console clients, with Link.captured */
 	Vmb__HandoverResult result;
-	Vmb__Phase phases[8], *phase_ptrs[8];
-	uint64_t mark;
+	struct phases phases;
 };
-
-static void end_phase(struct incoming *in, const char *name)
-{
-	uint64_t now = clock_ns();
-	Vmb__Phase *p = &in->phases[in->result.n_phases];
-
-	vmb__phase__init(p);
-	p->name = (char *)(uintptr_t)name;
-	p->ns = now - in->mark;
-	in->phase_ptrs[in->result.n_phases++] = p;
-	in->mark = now;
-}
 
 static void reply(struct incoming *in, Vmb__Reply__KindCase kind)
 {
@@ -64,14 +51,14 @@ static void tell_result(struct incoming *in, const char *phase, const struct err
 {
 	Vmb__Link msg = VMB__LINK__INIT;
 	char text[sizeof(e->text)];
-	struct timespec ts;
 
 	if (e) {
 		snprintf(text, sizeof(text), "%s", e->text);
 		in->result.error = text;
 	}
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	in->result.cpu_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	in->result.cpu_ns = process_cpu_ns();
+	in->result.phases = in->phases.list;
+	in->result.n_phases = in->phases.n;
 	in->result.phase = (char *)(uintptr_t)phase;
 	msg.kind_case = VMB__LINK__KIND_RESTORED;
 	msg.restored = &in->result;
@@ -207,13 +194,13 @@ static int await_go(struct incoming *in, struct error *e)
 /* Restores, commits and starts.  0: runs here; -1: it does not, *e says why. */
 static int take_over(struct incoming *in, const char **phase, struct error *e)
 {
-	in->mark = clock_ns();
+	in->phases.mark = clock_ns();
 	*phase = "restore";
 	if (fault_point("destination.captured"))
 		return error_set(e, "fault injected");
 	if (restore(in, e))
 		return -1;
-	end_phase(in, "restore");
+	phases_end(&in->phases, "restore");
 	if (fault_point("destination.restored"))
 		return error_set(e, "fault injected");
 
@@ -223,7 +210,7 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 	if (in->req->recover ? !owner_recover(in->owner, in->instance)
 			     : !owner_commit(in->owner, in->source, in->instance))
 		return error_set(e, "the source has taken the VM back");
-	end_phase(in, "commit");
+	phases_end(&in->phases, "commit");
 	fault_point("destination.committed");
 
 	*phase = "resume";
@@ -231,8 +218,8 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 		return error_set(e, "somebody else has taken the VM");
 	if (!vm_user_paused(in->vm))
 		vm_resume(in->vm);
-	end_phase(in, "resume");
-	in->result.resume_ns = in->mark;
+	phases_end(&in->phases, "resume");
+	in->result.resume_ns = in->phases.mark;
 	in->result.completed = true;
 	return 0;
 }
@@ -312,7 +299,6 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 	bool served = false;
 
 	vmb__handover_result__init(&in.result);
-	in.result.phases = in.phase_ptrs;
 	fault_arm(req->fault);
 	if (req->provisional && req->provisional->config &&
 	    !vm_config_validate(req->provisional->config, NULL))

@@ -354,7 +354,7 @@ static int report(struct drive *d)
 		add_phases(r, t);
 		add_phase(r, "retire", now - t->resume_ns);
 		r->total_ns = now - d->start;
-		if (d->o->warm && !d->o->remote && d->warmed_at)
+		if (d->o->warm && d->warmed_at)
 			r->total_ns -= d->warmed_at - d->prepared_at;
 		r->cpu_destination_ns = t->cpu_ns;
 		r->rounds = t->rounds;
@@ -391,7 +391,7 @@ static int report(struct drive *d)
 		error_set(&e, "the destination ended after it had taken the VM over");
 		return fail(d, "resume", &e);
 	}
-	return fail(d, d->prepared ? "warm" : "prepare",
+	return fail(d, !d->prepared ? "prepare" : d->o->remote ? "copy" : "warm",
 		    d->destination.error.text[0] && !r->cancelled ? &d->destination.error : &d->source.error);
 }
 

@@ -36,11 +36,9 @@ static struct owner_view unpack(uint64_t w)
 int owner_create(struct error *e)
 {
 	uint64_t word = pack((struct owner_view){.epoch = 1, .owner = 1, .started = true});
-	int fd = memfd_create("vmbeam-owner", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = sealed_memfd("vmbeam-owner", sizeof(struct owner), 0, e);
 
-	if (fd < 0 || ftruncate(fd, sizeof(struct owner)) ||
-	    pwrite_all(fd, &word, sizeof(word), 0) != sizeof(word) ||
-	    fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)) {
+	if (fd >= 0 && pwrite_all(fd, &word, sizeof(word), 0) != sizeof(word)) {
 		error_set_errno(e, "owner word");
 		close_fd(&fd);
 	}

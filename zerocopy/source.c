@@ -105,22 +105,8 @@ struct move {
 	bool answered; /* the destination has said that it does not run there */
 	Vmb__VmState *captured;
 	Vmb__HandoverResult result;
-	Vmb__Phase phases[8];
-	Vmb__Phase *phase_ptrs[8];
-	uint64_t mark;
+	struct phases phases;
 };
-
-static void end_phase(struct move *m)
-{
-	uint64_t now = clock_ns();
-	Vmb__Phase *p = &m->phases[m->result.n_phases];
-
-	vmb__phase__init(p);
-	p->name = (char *)(uintptr_t)m->phase;
-	p->ns = now - m->mark;
-	m->phase_ptrs[m->result.n_phases++] = p;
-	m->mark = now;
-}
 
 static int tell_captured(struct handover_source *s, struct error *e)
 {
@@ -145,14 +131,14 @@ static int stop_and_capture(struct move *m, struct error *e)
 		return error_set(e, "%s", vm_pending_event(s->vm));
 	if (vm_guest_is_leaving(s->vm))
 		return error_set(e, "a guest VM is just leaving it");
-	end_phase(m);
+	phases_end(&m->phases, m->phase);
 	if (fault_point("source.paused"))
 		return error_set(e, "fault injected");
 
 	m->phase = "drain";
 	if (vm_drain(s->vm, m->go->drain_timeout_ns, e))
 		return -1;
-	end_phase(m);
+	phases_end(&m->phases, m->phase);
 	if (fault_point("source.drained"))
 		return error_set(e, "fault injected");
 
@@ -164,12 +150,12 @@ static int stop_and_capture(struct move *m, struct error *e)
 		return -1;
 	if (fault_point("source.captured"))
 		return error_set(e, "fault injected");
-	end_phase(m);
+	phases_end(&m->phases, m->phase);
 	/* What is sealed may be run by whoever is left: it is out of the old hypervisor's reach first. */
 	m->phase = "fence";
 	if (vm_fence(s->vm, e))
 		return -1;
-	end_phase(m);
+	phases_end(&m->phases, m->phase);
 	m->phase = "seal";
 	n = state_write(s->state, m->captured, e);
 	if (n < 0)
@@ -177,10 +163,10 @@ static int stop_and_capture(struct move *m, struct error *e)
 	if (m->go->remote)
 		vm_files_unlock(vm_get_files(s->vm)); /* the other machine takes the locks before it is committed */
 	m->result.state_bytes = (uint64_t)n;
-	end_phase(m);
+	phases_end(&m->phases, m->phase);
 	if (fault_point("source.sealed"))
 		return error_set(e, "fault injected");
-	m->result.sent_ns = m->mark;
+	m->result.sent_ns = m->phases.mark;
 	m->phase = "restore";
 	if (tell_captured(s, e))
 		return -1;
@@ -299,17 +285,11 @@ static void send_result(struct move *m)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;
 
+	m->result.phases = m->phases.list;
+	m->result.n_phases = m->phases.n;
 	reply.kind_case = VMB__REPLY__KIND_RESULT;
 	reply.result = &m->result;
 	wire_send(m->s->driver, &reply.base, NULL, 0, NULL);
-}
-
-static uint64_t cpu_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd)
@@ -325,12 +305,11 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	/* Where both are in one hypervisor, that stands still until the memory is out of the old place. */
 	int timeout_ms = go->commit_timeout_ns ? (int)MIN(go->commit_timeout_ns / 1000000, (uint64_t)INT_MAX)
 					       : COMMIT_TIMEOUT_MS + (int)(vm_config(s->vm)->memory / GIB) * 200;
-	uint64_t cpu = cpu_ns();
+	uint64_t cpu = process_cpu_ns();
 	char text[sizeof(e.text)];
 
 	vmb__handover_result__init(&m.result);
-	m.result.phases = m.phase_ptrs;
-	m.result.pause_ns = m.mark = clock_ns();
+	m.result.pause_ns = m.phases.mark = clock_ns();
 	if (!owner_begin(s->owner, s->instance, m.destination)) {
 		error_set(&e, "the owner word does not say that this process runs the VM");
 	} else if (fault_point("source.begun")) {
@@ -345,7 +324,7 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	} else {
 		m.result.completed = !take_back(&m, &e);
 	}
-	m.result.cpu_ns = cpu_ns() - cpu;
+	m.result.cpu_ns = process_cpu_ns() - cpu;
 	m.result.phase = (char *)(uintptr_t)m.phase;
 	if (!m.result.completed) {
 		snprintf(text, sizeof(text), "%s", e.text);

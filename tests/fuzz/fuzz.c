@@ -100,16 +100,15 @@ static void make_hole(int fd)
 /* Pages that are there stay, if they are few: new ones cost more than zeroes. */
 static void clear_memory(const struct memory *m)
 {
-	off_t data, hole = 0, total = 0;
+	uint64_t start, end = 0, total = 0;
 
-	while ((data = lseek(m->fd, hole, SEEK_DATA)) >= 0) {
-		hole = lseek(m->fd, data, SEEK_HOLE);
-		total += hole - data;
-		if (total > (off_t)MIB) {
+	while (next_extent(m->fd, &start, &end)) {
+		total += end - start;
+		if (total > MIB) {
 			make_hole(m->fd);
 			return;
 		}
-		memset(m->base + data, 0, (size_t)(hole - data));
+		memset(m->base + start, 0, end - start);
 	}
 }
 

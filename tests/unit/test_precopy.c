@@ -146,6 +146,15 @@ static void open_world(struct world *w)
 	}
 }
 
+static void free_world(struct world *w)
+{
+	receiver_free(w->receiver);
+	munmap(w->a, PAGES * STREAM_PAGE);
+	munmap(w->b, PAGES * STREAM_PAGE);
+	close(w->from);
+	close(w->to);
+}
+
 /* How many connections ended well at the receiver. */
 static unsigned int close_world(struct world *w)
 {
@@ -156,11 +165,7 @@ static unsigned int close_world(struct world *w)
 		pthread_join(w->serve[i].thread, NULL);
 		good += !w->serve[i].result;
 	}
-	receiver_free(w->receiver);
-	munmap(w->a, PAGES * STREAM_PAGE);
-	munmap(w->b, PAGES * STREAM_PAGE);
-	close(w->from);
-	close(w->to);
+	free_world(w);
 	return good;
 }
 
@@ -254,19 +259,13 @@ static const char *why_refused(const void *bytes, size_t len)
 	open_world(&w);
 	cr_assert(!conn_write(w.conns[0], bytes, len, &e) && !conn_flush(w.conns[0], &e));
 	conn_cut(w.conns[0]);
-	pthread_join(w.serve[0].thread, NULL);
-	w.serve[0].thread = pthread_self();
-	for (unsigned int i = 1; i < CONNECTIONS; i++)
-		pthread_join(w.serve[i].thread, NULL); /* given up with it */
+	for (unsigned int i = 0; i < CONNECTIONS; i++)
+		pthread_join(w.serve[i].thread, NULL); /* the others are given up with it */
 	for (unsigned int i = 0; i < CONNECTIONS; i++) {
 		cr_expect_eq(w.serve[i].result, -1);
 		conn_free(w.conns[i]);
 	}
-	receiver_free(w.receiver);
-	munmap(w.a, PAGES * STREAM_PAGE);
-	munmap(w.b, PAGES * STREAM_PAGE);
-	close(w.from);
-	close(w.to);
+	free_world(&w);
 	return w.serve[0].error.text;
 }
 
