@@ -36,7 +36,7 @@ bench-downtime: build $(BENCH)/stream     ## does pre-copy keep its downtime lim
 	$(Q)MEMORY='$(MEMORY)' RUNS='$(RUNS)' RATES='$(RATES)' LIMITS='$(LIMITS)' SWITCH='$(SWITCH)' bench/downtime.sh
 
 # The migration engine alone; with the program's own objects.
-$(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o tls.o stream.o precopy.o receive.o) vmm/base.o)
+$(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o tls.o stream.o sender.o precopy.o receive.o faults.o) vmm/base.o)
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -o $@ $^ -l:liburing.a -pthread $(MIG_LIBS)

@@ -7,11 +7,12 @@
  *   --write MB/S           a thread writes to random pages of all of it meanwhile (default 0)
  *   --limit MS --switch MS the downtime that is allowed, and what the switch-over takes besides pages (both ends wait
  *                          for so long)
+ *   --throttle             the thread can be slowed down
  *   --runs N --timeout S   each row so often; given up after
  *   --json                 a line of JSON per run
  * With --tls a last line says what the same two CPUs encrypt and decrypt when they do nothing else.
  */
-#include "migrate/precopy.h"
+#include "migrate/sender.h"
 #include "migrate/tls.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@
 struct bench {
 	uint64_t memory, write, limit_ms, switch_ms, timeout_s;
 	const char *tls;
-	bool json;
+	bool json, throttle;
 	int source;
 	uint8_t *base;
 };
@@ -61,6 +62,7 @@ struct toy {
 	_Atomic uint64_t *dirty;
 	uint64_t chunks;
 	_Atomic bool stopped;
+	_Atomic unsigned int throttle; /* percent */
 	pthread_t thread;
 };
 
@@ -75,11 +77,16 @@ static uint64_t next_random(uint64_t *x)
 static void *write_pages(void *ctx)
 {
 	struct toy *t = ctx;
-	uint64_t x = 88172645463325252ull, n = 0, pages = t->b->memory / STREAM_PAGE, begin = clock_ns();
+	uint64_t x = 88172645463325252ull, n = 0, pages = t->b->memory / STREAM_PAGE, last = clock_ns();
+	double allowed = 0; /* ns that it was let run */
 
 	while (!t->stopped) {
 		/* A burst each millisecond. */
-		uint64_t due = (clock_ns() - begin) / 1000 * t->b->write / STREAM_PAGE;
+		uint64_t now = clock_ns(), due;
+
+		allowed += (double)(now - last) * (100 - t->throttle) / 100;
+		last = now;
+		due = (uint64_t)(allowed / 1000 * (double)t->b->write / STREAM_PAGE);
 
 		for (; n < due && !t->stopped; n++) {
 			uint64_t page = next_random(&x) % pages;
@@ -99,6 +106,15 @@ static int toy_collect(void *ctx, uint64_t *dirty, struct error *e)
 	(void)e;
 	for (uint64_t i = 0; i < t->chunks; i++)
 		dirty[i] |= atomic_exchange(&t->dirty[i], 0);
+	return 0;
+}
+
+static int toy_throttle(void *ctx, unsigned int percent, struct error *e)
+{
+	struct toy *t = ctx;
+
+	(void)e;
+	t->throttle = percent;
 	return 0;
 }
 
@@ -155,11 +171,12 @@ static struct conn *open_conn(int fd, SSL_CTX *ctx, bool server)
 static void send_all(const struct bench *b, const char *address, unsigned int n, struct report *r)
 {
 	struct toy t = {.b = b, .chunks = b->memory / STREAM_CHUNK + 1};
-	struct precopy_source source = {b->source, b->memory, toy_collect, toy_stop, &t};
+	struct precopy_source source = {toy_collect, toy_stop, b->throttle ? toy_throttle : NULL, &t};
 	struct precopy_options o = {.downtime_limit_ns = b->limit_ms * 1000000,
 				    .switch_ns = b->switch_ms * 1000000,
 				    .timeout_ns = b->timeout_s * 1000000000};
 	struct conn *conns[PRECOPY_MAX_CONNECTIONS];
+	struct sender *sender;
 	SSL_CTX *ctx = NULL;
 	struct rusage before;
 
@@ -177,7 +194,8 @@ static void send_all(const struct bench *b, const char *address, unsigned int n,
 		die("thread", NULL);
 	getrusage(RUSAGE_SELF, &before);
 	r->start_ns = clock_ns();
-	r->failed = precopy_send(conns, n, &source, &o, &r->result, &r->error);
+	sender = sender_create(conns, n, b->source, b->memory, 0, &r->error);
+	r->failed = !sender || precopy_send(sender, &source, &o, &r->result, &r->error);
 	r->end_ns = clock_ns();
 	usage_since(&before, r);
 	if (!t.stopped) {
@@ -219,7 +237,7 @@ static void receive_all(const struct bench *b, int listener, unsigned int n, str
 	for (unsigned int i = 0; i < n; i++)
 		serves[i].c = open_conn(accept(listener, NULL, NULL), ctx, true);
 	getrusage(RUSAGE_SELF, &before);
-	receiver = receiver_create(memory, b->memory, &all, 1, n);
+	receiver = receiver_create(memory, b->memory, &all, 1, n, NULL);
 	r->start_ns = clock_ns();
 	for (unsigned int i = 0; i < n; i++)
 		serves[i].receiver = receiver;
@@ -300,9 +318,9 @@ static void run(const struct bench *b, unsigned int n)
 	gib = (double)s.result.sent_pages * STREAM_PAGE / (double)GIB;
 	if (b->json)
 		printf("{\"connections\":%u,\"outcome\":\"%s\",\"feasible\":%s,\"error\":\"%s\",\"seconds\":%.3f,\"gib\":%.3f,"
-		       "\"rounds\":%u,\"dirty_rate\":%llu,\"rate\":%llu,\"predicted_ns\":%llu,\"downtime_ns\":%llu,\"last_pages\":%llu}\n",
+		       "\"rounds\":%u,\"throttle\":%u,\"dirty_rate\":%llu,\"rate\":%llu,\"predicted_ns\":%llu,\"downtime_ns\":%llu,\"last_pages\":%llu}\n",
 		       n, s.failed ? "failed" : "completed", s.result.feasible ? "true" : "false", s.failed ? s.error.text : "",
-		       took, gib, s.result.rounds, (unsigned long long)s.result.dirty_rate,
+		       took, gib, s.result.rounds, s.result.throttle, (unsigned long long)s.result.dirty_rate,
 		       (unsigned long long)s.result.rate, (unsigned long long)s.result.predicted_ns,
 		       (unsigned long long)(s.failed ? 0 : s.result.last_ns + b->switch_ms * 1000000),
 		       (unsigned long long)s.result.last_pages);
@@ -383,7 +401,8 @@ int main(int argc, char **argv)
 		{"tls", required_argument, NULL, 't'},	  {"write", required_argument, NULL, 'w'},
 		{"limit", required_argument, NULL, 'l'},  {"switch", required_argument, NULL, 's'},
 		{"runs", required_argument, NULL, 'r'},	  {"timeout", required_argument, NULL, 'o'},
-		{"json", no_argument, NULL, 'j'},	  {NULL, 0, NULL, 0},
+		{"json", no_argument, NULL, 'j'},	  {"throttle", no_argument, NULL, 'h'},
+		{NULL, 0, NULL, 0},
 	};
 	struct bench b = {.memory = 8 * GIB, .limit_ms = 300, .timeout_s = 60};
 	uint64_t runs = 1, n;
@@ -403,6 +422,8 @@ int main(int argc, char **argv)
 			b.tls = optarg;
 		else if (opt == 'j')
 			b.json = true;
+		else if (opt == 'h')
+			b.throttle = true;
 		else if (number)
 			bad |= parse_uint(optarg, 0, 1000000, number, &e);
 		else

@@ -324,6 +324,16 @@ void conn_cut(struct conn *c)
 	shutdown(c->fd, SHUT_RDWR);
 }
 
+int conn_fd(const struct conn *c)
+{
+	return c->fd;
+}
+
+bool conn_has_input(const struct conn *c)
+{
+	return c->in_len || (c->ssl && SSL_has_pending(c->ssl));
+}
+
 uint64_t conn_sent(const struct conn *c)
 {
 	return c->sent;

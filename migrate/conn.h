@@ -28,6 +28,9 @@ int conn_flush(struct conn *c, struct error *e);
 /* All of len bytes; 0.  The other end has closed before the first: 1.  Else -1 and *e. */
 int conn_read(struct conn *c, void *data, size_t len, struct error *e);
 void conn_cut(struct conn *c);
+/* For poll(); and is there something to read already that poll() does not see? */
+int conn_fd(const struct conn *c);
+bool conn_has_input(const struct conn *c);
 /* Bytes that went out on the wire (without TCP's headers). */
 uint64_t conn_sent(const struct conn *c);
 

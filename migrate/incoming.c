@@ -5,7 +5,7 @@
  * handshake; with one it can have a VM built, which the process that started this one checks and does.  One migration
  * at a time.
  */
-#include "migrate/precopy.h"
+#include "migrate/postcopy.h"
 #include "migrate/session.h"
 #include "migrate/tls.h"
 #include "vmm/client.h"
@@ -40,12 +40,20 @@ struct session {
 	uint8_t id[NET_ID];
 	struct conn *main;
 	struct receiver *receiver; /* NULL: there is none */
-	unsigned int attached, ended, failed, n;
+	unsigned int attached, ended, failed, n; /* connections for pages */
 	int memory, state, link;
+	/* post-copy; -1, NULL: not agreed */
+	int uffd, missing;
+	struct faults *faults;
+	bool post_copy; /* pages are missing */
+	bool started, armed, urgent, resumed;	/* is its connection there; it goes on after a break */
+	struct conn *urgent_conn; /* while it is served */
+	int urgent_ended;	/* 1: well, -1: not */
 };
+#define NO_SESSION ((struct session){.memory = -1, .state = -1, .link = -1, .uffd = -1, .missing = -1})
 
 static SSL_CTX *tls; /* NULL: plain */
-static struct session session;
+static struct session session = {.memory = -1, .state = -1, .link = -1, .uffd = -1, .missing = -1};
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the session, but for what only its own thread uses */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static pthread_mutex_t parent_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -86,20 +94,33 @@ static int ask_parent(const Vmb__ReceiveRequest *r, Vmb__Reply **reply, struct w
 	return result;
 }
 
-static int simple_request(Vmb__ReceiveRequest__KindCase kind, struct error *e)
+static int lock_disks(struct error *e)
 {
 	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 	struct wire_fds fds = {.count = 0};
 	Vmb__Reply *reply;
 
-	r.kind_case = kind;
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_LOCK;
 	r.lock = &empty;
 	if (ask_parent(&r, &reply, &fds, e))
 		return -1;
 	wire_close_fds(&fds);
 	vmb__reply__free_unpacked(reply, NULL);
 	return 0;
+}
+
+static int make_faults(struct session *s, Vmb__Reply *reply, struct wire_fds *fds, bool must, struct error *e)
+{
+	uint64_t base = reply->kind_case == VMB__REPLY__KIND_PREPARED ? reply->prepared->memory_base : 0;
+	off_t size = lseek(s->memory, 0, SEEK_END);
+
+	vmb__reply__free_unpacked(reply, NULL);
+	wire_close_fds(fds);
+	if (s->uffd < 0 || s->missing < 0) /* not asked for, or not possible here */
+		return must ? error_set(e, "no memory of it is missing") : 0;
+	s->faults = faults_create(s->uffd, base, s->memory, (uint64_t)size, s->missing, e);
+	return s->faults ? 0 : -1;
 }
 
 /* The VM, built but for its memory and its state. */
@@ -112,15 +133,50 @@ static int prepare(const Vmb__NetHello *h, struct session *s, struct error *e)
 
 	p.id = h->id;
 	p.provisional = h->provisional;
+	p.post_copy = h->post_copy;
+	p.placement = h->placement;
 	r.kind_case = VMB__RECEIVE_REQUEST__KIND_PREPARE;
 	r.prepare = &p;
 	if (ask_parent(&r, &reply, &fds, e))
 		return -1;
-	vmb__reply__free_unpacked(reply, NULL);
 	s->memory = wire_take_fd(&fds, 0);
 	s->state = wire_take_fd(&fds, 1);
 	s->link = wire_take_fd(&fds, 2);
+	s->uffd = wire_take_fd(&fds, 3);
+	s->missing = wire_take_fd(&fds, 4);
+	return make_faults(s, reply, &fds, false, e);
+}
+
+/* What a session before this one has left; its VM runs, or waits. */
+static int take_up(const Vmb__NetResume *q, struct session *s, struct error *e)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	struct wire_fds fds = {.count = 0};
+	Vmb__Reply *reply;
+
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_RESUME;
+	r.resume = q->id;
+	if (ask_parent(&r, &reply, &fds, e))
+		return -1;
+	s->memory = wire_take_fd(&fds, 0);
+	s->uffd = wire_take_fd(&fds, 1);
+	s->missing = wire_take_fd(&fds, 2);
+	s->resumed = s->post_copy = true;
+	return make_faults(s, reply, &fds, true, e) || faults_arm(s->faults, e) ? -1 : 0;
+}
+
+static int tell_arrived(const struct session *s, struct error *e)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	struct wire_fds fds = {.count = 0};
+	Vmb__Reply *reply;
+
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_ARRIVED;
+	r.arrived = (ProtobufCBinaryData){NET_ID, (uint8_t *)(uintptr_t)s->id};
+	if (ask_parent(&r, &reply, &fds, e))
+		return -1;
 	wire_close_fds(&fds);
+	vmb__reply__free_unpacked(reply, NULL);
 	return 0;
 }
 
@@ -149,7 +205,7 @@ static struct receiver *make_receiver(const Vmb__NetHello *h, int memory)
 
 	for (size_t i = 0; i < h->n_extents; i++)
 		x[i] = (struct precopy_extent){h->extents[i]->start, h->extents[i]->size};
-	r = receiver_create(memory, h->provisional->config->memory, x, h->n_extents, h->connections);
+	r = receiver_create(memory, h->provisional->config->memory, x, h->n_extents, h->connections, session.faults);
 	free(x);
 	return r;
 }
@@ -164,17 +220,27 @@ static void rebase_clocks(Vmb__VmState *s, uint64_t age_ns)
 		s->vcpus[i]->tsc_offset += s->captured_tsc + (uint64_t)((__uint128_t)age * s->tsc_khz / 1000000) - tsc;
 }
 
-/* All connections have come; or have come to their end, and well. */
-static int await_pages(struct session *s, const unsigned int *which, struct error *e)
+static bool all_attached(const struct session *s)
 {
-	uint64_t due = clock_ns() + PAGES_MS * 1000000ull;
+	return s->attached == s->n;
+}
+
+static bool all_ended(const struct session *s)
+{
+	return s->ended == s->n;
+}
+
+/* For what the connections for pages do.  timeout_ms 0: for ever, or until one fails. */
+static int await(struct session *s, bool (*is_so)(const struct session *s), int timeout_ms, struct error *e)
+{
+	uint64_t due = clock_ns() + (timeout_ms ? (uint64_t)timeout_ms : 1000000000ull) * 1000000;
 	struct timespec ts = {(time_t)(due / 1000000000), (long)(due % 1000000000)};
 	int r = 0;
 
 	pthread_mutex_lock(&lock);
-	while (!r && *which < s->n && !s->failed)
+	while (!r && !is_so(s) && !s->failed && s->urgent_ended >= 0)
 		r = pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &ts);
-	r = *which == s->n && !s->failed ? 0 : error_set(e, "pages of the memory are missing, or a connection for them");
+	r = is_so(s) && !s->failed ? 0 : error_set(e, "pages of the memory are missing, or a connection for them");
 	pthread_mutex_unlock(&lock);
 	return r;
 }
@@ -196,14 +262,49 @@ static int link_receive(int fd, Vmb__Link__KindCase kind, struct error *e)
 	return r;
 }
 
-static int link_send(int fd, Vmb__Link__KindCase kind, struct error *e)
+static int say_captured(int fd, struct error *e)
 {
 	Vmb__Link m = VMB__LINK__INIT;
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 
-	m.kind_case = kind;
-	m.captured = &empty; /* go is one, too */
+	m.kind_case = VMB__LINK__KIND_CAPTURED;
+	m.captured = &empty;
 	return wire_send(fd, &m.base, NULL, 0, e);
+}
+
+static int say_go(const struct session *s, struct error *e)
+{
+	Vmb__Link m = VMB__LINK__INIT;
+	Vmb__LinkGo go = VMB__LINK_GO__INIT;
+
+	go.post_copy = s->post_copy;
+	m.kind_case = VMB__LINK__KIND_GO;
+	m.go = &go;
+	return wire_send(s->link, &m.base, NULL, 0, e);
+}
+
+static bool has_urgent(const struct session *s)
+{
+	return s->urgent;
+}
+
+static bool has_all(const struct session *s)
+{
+	return s->ended == s->n && s->urgent_ended > 0;
+}
+
+/* From here on missing pages are asked for; restoring may need some. */
+static int begin_post_copy(struct session *s, struct error *e)
+{
+	if (!s->faults)
+		return error_set(e, "the sender made no sense");
+	if (await(s, has_urgent, PAGES_MS, e) || faults_arm(s->faults, e))
+		return -1;
+	pthread_mutex_lock(&lock);
+	s->armed = true;
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	return 0;
 }
 
 static int take_state(struct conn *c, struct session *s, struct error *e)
@@ -213,19 +314,20 @@ static int take_state(struct conn *c, struct session *s, struct error *e)
 
 	/* As long as pages come: a connection for them that fails ends this one, too. */
 	conn_set_timeout(c, 0);
-	if (await_pages(s, &s->attached, e) || net_receive(c, VMB__NET_MESSAGE__KIND_STATE, &m, e))
+	if (await(s, all_attached, PAGES_MS, e) || net_receive(c, VMB__NET_MESSAGE__KIND_STATE, &m, e))
 		return -1;
 	conn_set_timeout(c, START_MS);
 	if (!m->state->state) {
 		vmb__net_message__free_unpacked(m, NULL);
 		return error_set(e, "the sender made no sense");
 	}
-	r = await_pages(s, &s->ended, e);
+	s->post_copy = m->state->post_copy;
+	r = s->post_copy ? begin_post_copy(s, e) : await(s, all_ended, PAGES_MS, e);
 	if (!r) {
 		rebase_clocks(m->state->state, m->state->age_ns);
-		r = state_write(s->state, m->state->state, e) < 0 || link_send(s->link, VMB__LINK__KIND_CAPTURED, e) ||
+		r = state_write(s->state, m->state->state, e) < 0 || say_captured(s->link, e) ||
 				    link_receive(s->link, VMB__LINK__KIND_READY, e) ||
-				    simple_request(VMB__RECEIVE_REQUEST__KIND_LOCK, e)
+				    lock_disks(e)
 			    ? -1
 			    : 0;
 	}
@@ -233,21 +335,42 @@ static int take_state(struct conn *c, struct session *s, struct error *e)
 	return r;
 }
 
-static int receive_vm(struct conn *c, struct session *s, struct error *e)
+static int say_ready(struct conn *c, struct session *s, struct error *e)
 {
-	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT, *go;
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
 	Vmb__NetReady ready = VMB__NET_READY__INIT;
 
 	ready.token = (ProtobufCBinaryData){NET_TOKEN, s->token};
+	ready.post_copy = s->faults != NULL;
 	m.kind_case = VMB__NET_MESSAGE__KIND_READY;
 	m.ready = &ready;
-	if (net_send(c, &m, e) || take_state(c, s, e) || net_send_mark(c, VMB__NET_MESSAGE__KIND_RESTORED, e) ||
+	return net_send(c, &m, e);
+}
+
+/* It runs here; what is missing comes. */
+static int receive_rest(struct session *s, struct error *e)
+{
+	return (s->post_copy && await(s, has_all, 0, e)) || tell_arrived(s, e) ? -1 : 0;
+}
+
+static int receive_vm(struct conn *c, struct session *s, struct error *e)
+{
+	Vmb__NetMessage *go;
+
+	if (say_ready(c, s, e) || take_state(c, s, e) || net_send_mark(c, VMB__NET_MESSAGE__KIND_RESTORED, e) ||
 	    net_receive(c, VMB__NET_MESSAGE__KIND_GO, &go, e))
 		return -1;
 	vmb__net_message__free_unpacked(go, NULL);
-	if (link_send(s->link, VMB__LINK__KIND_GO, e) || link_receive(s->link, VMB__LINK__KIND_RESTORED, e))
+	if (say_go(s, e) || link_receive(s->link, VMB__LINK__KIND_RESTORED, e))
 		return -1;
-	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e);
+	s->started = true;
+	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e) || receive_rest(s, e) ? -1 : 0;
+}
+
+static int resume_vm(struct conn *c, struct session *s, struct error *e)
+{
+	s->started = true;
+	return say_ready(c, s, e) || receive_rest(s, e) ? -1 : 0;
 }
 
 /* Called with the lock. */
@@ -256,12 +379,15 @@ static void clear_session(void)
 	close_fd(&session.memory);
 	close_fd(&session.state);
 	close_fd(&session.link);
-	session = (struct session){.memory = -1, .state = -1, .link = -1};
+	close_fd(&session.uffd);
+	close_fd(&session.missing);
+	faults_free(session.faults);
+	session = NO_SESSION;
 	pthread_cond_broadcast(&changed);
 }
 
-/* Who else comes meanwhile is told to wait. */
-static int begin_session(struct conn *c, const Vmb__NetHello *h, struct error *e)
+/* Of `hello` or of `resume`.  Who else comes meanwhile is told to wait. */
+static int begin_session(struct conn *c, const Vmb__NetHello *h, const Vmb__NetResume *q, struct error *e)
 {
 	int r;
 
@@ -269,20 +395,26 @@ static int begin_session(struct conn *c, const Vmb__NetHello *h, struct error *e
 	if (session.n) {
 		r = error_set(e, "another migration is being received");
 	} else {
-		session = (struct session){.n = h->connections, .main = c, .memory = -1, .state = -1, .link = -1};
-		memcpy(session.id, h->id.data, NET_ID);
+		session = NO_SESSION;
+		session.n = h ? h->connections : q->connections;
+		session.main = c;
+		memcpy(session.id, h ? h->id.data : q->id.data, NET_ID);
 		r = 0;
 	}
 	pthread_mutex_unlock(&lock);
 	if (r)
 		return -1;
-	r = getrandom(session.token, NET_TOKEN, 0) == NET_TOKEN ? prepare(h, &session, e)
-								 : error_set_errno(e, "random numbers");
+	if (getrandom(session.token, NET_TOKEN, 0) != NET_TOKEN)
+		r = error_set_errno(e, "random numbers");
+	else
+		r = h ? prepare(h, &session, e) : take_up(q, &session, e);
 	pthread_mutex_lock(&lock);
 	if (r)
 		clear_session();
 	else
-		session.receiver = make_receiver(h, session.memory);
+		session.receiver = h ? make_receiver(h, session.memory)
+				     : receiver_create(session.memory, (uint64_t)lseek(session.memory, 0, SEEK_END), NULL, 0,
+						       session.n, session.faults);
 	pthread_mutex_unlock(&lock);
 	return r;
 }
@@ -291,7 +423,11 @@ static void end_session(void)
 {
 	receiver_abort(session.receiver);
 	pthread_mutex_lock(&lock);
-	while (session.attached > session.ended)
+	session.failed++; /* whoever still waits */
+	if (session.urgent_conn)
+		conn_cut(session.urgent_conn);
+	pthread_cond_broadcast(&changed);
+	while (session.attached > session.ended || session.urgent_conn)
 		pthread_cond_wait(&changed, &lock);
 	receiver_free(session.receiver);
 	clear_session();
@@ -303,19 +439,85 @@ static void on_hello(struct conn *c, const Vmb__NetHello *h)
 	const char *name = h->provisional && h->provisional->config ? h->provisional->config->name : "?";
 	struct error e;
 
-	if (check_hello(h, &e) || begin_session(c, h, &e)) {
+	if (check_hello(h, &e) || begin_session(c, h, NULL, &e)) {
 		log_line("%.64s: refused: %s", name, e.text);
 		net_send_error(c, &e);
 		return;
 	}
 	log_line("%s: being received, %llu MiB", name, (unsigned long long)(h->provisional->config->memory / MIB));
 	if (receive_vm(c, &session, &e)) {
-		log_line("%s: not received: %s", name, e.text);
+		log_line(session.started ? "%s: it runs here, and waits for the rest of its memory: %s" : "%s: not received: %s",
+			 name, e.text);
 		net_send_error(c, &e);
 	} else {
 		log_line("%s: received, it runs here", name);
 	}
 	end_session();
+}
+
+static void on_resume(struct conn *c, const Vmb__NetResume *q)
+{
+	struct error e;
+
+	if (q->id.len != NET_ID || !q->connections || q->connections > PRECOPY_MAX_CONNECTIONS) {
+		error_set(&e, "the sender made no sense");
+		net_send_error(c, &e);
+		return;
+	}
+	if (begin_session(c, NULL, q, &e)) {
+		log_line("refused to go on: %s", e.text);
+		net_send_error(c, &e);
+		return;
+	}
+	log_line("the rest of a VM's memory is being received");
+	if (resume_vm(c, &session, &e)) {
+		log_line("the rest of its memory has not come: %s", e.text);
+		net_send_error(c, &e);
+	} else {
+		log_line("it has all of its memory now");
+	}
+	end_session();
+}
+
+static bool is_token(const ProtobufCBinaryData *token)
+{
+	return session.receiver && token->len == NET_TOKEN && !CRYPTO_memcmp(token->data, session.token, NET_TOKEN);
+}
+
+static bool is_armed(const struct session *s)
+{
+	return s->armed || s->resumed;
+}
+
+static void on_urgent(struct conn *c, const ProtobufCBinaryData *token)
+{
+	struct faults *f = NULL;
+	struct error e = {""};
+	int r;
+
+	pthread_mutex_lock(&lock);
+	if (is_token(token) && !session.urgent) {
+		session.urgent = true;
+		session.urgent_conn = c;
+		f = session.faults;
+		pthread_cond_broadcast(&changed);
+	}
+	pthread_mutex_unlock(&lock);
+	if (!f)
+		return;
+	r = await(&session, is_armed, 0, &e);
+	if (!r) {
+		r = faults_serve(f, c, session.resumed, &e);
+		if (r)
+			log_line("the connection for urgent pages has failed: %s", e.text);
+	}
+	pthread_mutex_lock(&lock);
+	session.urgent_ended = r ? -1 : 1;
+	session.urgent_conn = NULL;
+	if (r && session.armed)
+		conn_cut(session.main);
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
 }
 
 static void on_attach(struct conn *c, const ProtobufCBinaryData *token)
@@ -325,8 +527,7 @@ static void on_attach(struct conn *c, const ProtobufCBinaryData *token)
 	int result;
 
 	pthread_mutex_lock(&lock);
-	if (session.receiver && session.attached < session.n && token->len == NET_TOKEN &&
-	    !CRYPTO_memcmp(token->data, session.token, NET_TOKEN)) {
+	if (is_token(token) && session.attached < session.n) {
 		session.attached++;
 		r = session.receiver;
 		pthread_cond_broadcast(&changed);
@@ -409,7 +610,12 @@ static void *serve(void *ctx)
 	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_HELLO) {
 		on_hello(c, m->hello);
 	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_ATTACH) {
-		on_attach(c, &m->attach);
+		if (m->attach->urgent)
+			on_urgent(c, &m->attach->token);
+		else
+			on_attach(c, &m->attach->token);
+	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_RESUME) {
+		on_resume(c, m->resume);
 	} else if (m->kind_case == VMB__NET_MESSAGE__KIND_QUERY) {
 		on_query(c, &m->query);
 	}

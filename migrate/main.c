@@ -56,6 +56,8 @@ int main(int argc, char **argv)
 		return certs_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "send"))
 		return send_main(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "copy"))
+		return copy_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "ask"))
 		return ask_main(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "receive"))

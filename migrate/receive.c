@@ -5,6 +5,7 @@
  * a small buffer that stays in the cache, and from it by pwrite() to its place.  Writers of one file exclude each other,
  * so that what they would have to make themselves is made for them, many pages at once.
  */
+#include "migrate/postcopy.h"
 #include "migrate/precopy.h"
 
 #include <errno.h>
@@ -34,6 +35,7 @@ struct receiver {
 	size_t nextents;
 	pthread_t allocator;
 	bool has_allocator;
+	struct faults *faults; /* post-copy is agreed; the caller's */
 	struct error error; /* of the first that failed */
 };
 
@@ -114,7 +116,7 @@ static uint8_t *map_huge(int memory, uint64_t size)
 }
 
 struct receiver *receiver_create(int memory, uint64_t size, const struct precopy_extent *extents, size_t nextents,
-				 unsigned int n)
+				 unsigned int n, struct faults *faults)
 {
 	struct receiver *r = xcalloc(1, sizeof(*r));
 
@@ -124,6 +126,7 @@ struct receiver *receiver_create(int memory, uint64_t size, const struct precopy
 	r->pages = size / STREAM_PAGE;
 	r->present = xcalloc(r->pages / STREAM_CHUNK_PAGES + 1, sizeof(*r->present));
 	r->n = n;
+	r->faults = faults;
 	pthread_mutex_init(&r->lock, NULL);
 	pthread_cond_init(&r->changed, NULL);
 	r->extents = xcalloc(MAX(nextents, (size_t)1), sizeof(*r->extents));
@@ -177,21 +180,6 @@ static int end_round(struct receiver *r, uint32_t round, struct error *e)
 	return result;
 }
 
-/* The first run of set bits: its first; its length in *n. */
-static unsigned int next_run(uint64_t bits, unsigned int *n)
-{
-	unsigned int first = (unsigned int)__builtin_ctzll(bits);
-	uint64_t rest = ~(bits >> first);
-
-	*n = rest ? (unsigned int)__builtin_ctzll(rest) : 64 - first;
-	return first;
-}
-
-static uint64_t run_mask(unsigned int first, unsigned int n)
-{
-	return (n == 64 ? ~0ull : (1ull << n) - 1) << first;
-}
-
 static int read_data(struct conn *c, void *data, size_t len, struct error *e)
 {
 	int r = conn_read(c, data, len, e);
@@ -208,11 +196,10 @@ static int put(struct receiver *r, const uint8_t *data, uint64_t offset, size_t 
 
 static int take_zeros(struct receiver *r, uint64_t base, uint64_t pages, uint8_t *buf, struct error *e)
 {
-	unsigned int n;
+	unsigned int first, n;
 
 	memset(buf, 0, pages ? STREAM_CHUNK : 0);
-	while (pages) {
-		unsigned int first = next_run(pages, &n);
+	while (stream_take_run(&pages, &first, &n)) {
 		uint64_t at = base + (uint64_t)first * STREAM_PAGE;
 		size_t len = (size_t)n * STREAM_PAGE;
 
@@ -220,7 +207,6 @@ static int take_zeros(struct receiver *r, uint64_t base, uint64_t pages, uint8_t
 			memset(r->base + at, 0, len);
 		else if (put(r, buf, at, len, e))
 			return -1;
-		pages &= ~run_mask(first, n);
 	}
 	return 0;
 }
@@ -228,15 +214,18 @@ static int take_zeros(struct receiver *r, uint64_t base, uint64_t pages, uint8_t
 static int take_chunk(struct receiver *r, struct conn *c, const struct stream_record *rec, uint8_t *buf,
 		      struct error *e)
 {
-	uint64_t base = (uint64_t)rec->number * STREAM_CHUNK, zero = rec->zero & r->present[rec->number];
-	size_t len = (size_t)__builtin_popcountll(rec->data) * STREAM_PAGE;
+	uint64_t base = (uint64_t)rec->number * STREAM_CHUNK, zero = rec->zero & r->present[rec->number], left = rec->data;
+	size_t len = (size_t)stream_count(rec->data) * STREAM_PAGE;
+	bool post_copy = r->faults && faults_are_armed(r->faults);
 	const uint8_t *data = buf;
-	unsigned int n;
+	unsigned int first, n;
 
-	if (len && !r->base && read_data(c, buf, len, e))
+	if (len && (!r->base || post_copy) && read_data(c, buf, len, e))
 		return -1;
-	for (uint64_t left = rec->data; left; left &= ~run_mask(next_run(left, &n), n)) {
-		uint64_t at = base + (uint64_t)next_run(left, &n) * STREAM_PAGE;
+	if (post_copy)
+		return faults_place(r->faults, rec, buf, e);
+	while (stream_take_run(&left, &first, &n)) {
+		uint64_t at = base + (uint64_t)first * STREAM_PAGE;
 
 		len = (size_t)n * STREAM_PAGE;
 		if (r->base ? read_data(c, r->base + at, len, e) : put(r, data, at, len, e))
@@ -247,20 +236,47 @@ static int take_chunk(struct receiver *r, struct conn *c, const struct stream_re
 	return take_zeros(r, base, zero, buf, e); /* what was never written is a hole, and reads as zeros */
 }
 
+static int take_missing(struct receiver *r, const struct stream_record *rec, struct error *e)
+{
+	if (!r->faults || faults_are_armed(r->faults))
+		return error_set(e, "migration stream: missing pages, which was not agreed");
+	faults_add_missing(r->faults, rec);
+	return 0;
+}
+
+static int take_round(struct receiver *r, struct conn *c, const struct stream_record *rec, struct error *e)
+{
+	uint8_t header[STREAM_HEADER];
+
+	stream_pack(rec, header);
+	return end_round(r, rec->number, e) || conn_write(c, header, sizeof(header), e) || conn_flush(c, e) ? -1 : 0;
+}
+
 static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct error *e)
 {
 	uint8_t header[STREAM_HEADER];
 	struct stream_record rec;
+	int result;
 
 	for (;;) {
 		if (read_data(c, header, sizeof(header), e) || stream_unpack(header, r->pages, &rec, e))
 			return -1;
-		if (rec.kind == STREAM_END)
+		switch (rec.kind) {
+		case STREAM_END:
 			return 0;
-		if (rec.kind == STREAM_CHUNK_RECORD ? take_chunk(r, c, &rec, buf, e)
-						    : end_round(r, rec.number, e) ||
-							      conn_write(c, header, sizeof(header), e) ||
-							      conn_flush(c, e))
+		case STREAM_CHUNK_RECORD:
+			result = take_chunk(r, c, &rec, buf, e);
+			break;
+		case STREAM_MISSING:
+			result = take_missing(r, &rec, e);
+			break;
+		case STREAM_ROUND:
+			result = take_round(r, c, &rec, e);
+			break;
+		default:
+			result = error_set(e, "migration stream: an unexpected record");
+		}
+		if (result)
 			return -1;
 	}
 }

@@ -1,7 +1,8 @@
 /* send.c: the sending end of a migration between machines: the destination's part in a handover (session.h). */
-#include "migrate/precopy.h"
+#include "migrate/postcopy.h"
 #include "migrate/session.h"
 #include "migrate/tls.h"
+#include "migrate/tracking.h"
 #include "vmm/client.h"
 #include "zerocopy/fault.h"
 #include "zerocopy/zerocopy.h"
@@ -12,34 +13,39 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 enum {
 	MAX_EXTENTS = 16384,
 	QUERIES_MS = 40000, /* after a broken connection */
+	COSTS = 8,
+	MAX_COST_MS = 60000,
+	FIRST_COST_NS = 20000000,
+	RETRY_MS = 60000,   /* for a new one, while memory is missing there */
 };
 
 struct send {
-	const char *address, *tls_dir; /* NULL: plain */
+	const char *address, *placement, *tls_dir; /* NULL: plain */
 	SSL_CTX *ctx;
 	struct precopy_options o;
+	uint64_t bandwidth;
 	unsigned int n;
+	bool resume; /* it runs there, and has not got all of its memory */
 	/* from the driver */
 	Vmb__Request *incoming;
 	int state, link, ram;
 	struct owner *owner;
 	uint16_t instance, source;
-	/* to the VM's process: writes are noted for as long as it is open */
-	int control;
-	uint64_t *dirty; /* shared with it */
-	size_t dirty_words;
-	struct conn *main, *pages[PRECOPY_MAX_CONNECTIONS];
+	struct tracking tracking;
+	struct conn *main, *pages[PRECOPY_MAX_CONNECTIONS], *urgent;
+	struct sender *sender;
+	uint64_t rest; /* pages that were missing when it was started there */
+	uint64_t bytes; /* of connections that have ended */
+	struct postcopy *postcopy;
 	uint8_t id[NET_ID];
 	struct precopy_result result;
 	bool captured;
-	uint64_t captured_ns;
 	Vmb__HandoverResult told;
 	struct phases phases;
 };
@@ -51,46 +57,11 @@ static void reply(Vmb__Reply *r)
 	wire_send(NET_LINK_FD, &r->base, NULL, 0, NULL);
 }
 
-static void reply_mark(Vmb__Reply__KindCase kind)
-{
-	Vmb__Reply r = VMB__REPLY__INIT;
-	Vmb__Prepared prepared = VMB__PREPARED__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
-
-	r.kind_case = kind;
-	if (kind == VMB__REPLY__KIND_PREPARED)
-		r.prepared = &prepared;
-	else
-		r.ready = &empty;
-	reply(&r);
-}
-
-static bool driver_has_gone(void)
-{
-	struct pollfd p = {.fd = NET_LINK_FD, .events = POLLIN};
-
-	return poll(&p, 1, 0) > 0; /* it has no more to say until the end */
-}
-
 static bool progress(void *ctx, const struct precopy_progress *p)
 {
 	const struct send *s = ctx;
-	Vmb__Reply r = VMB__REPLY__INIT;
-	Vmb__Progress m = VMB__PROGRESS__INIT;
 
-	if (s->captured)
-		return true;
-	m.round = p->round;
-	m.total = p->round_pages * STREAM_PAGE;
-	m.done = p->round_done * STREAM_PAGE;
-	m.sent = p->sent_pages * STREAM_PAGE;
-	m.rate = p->rate;
-	m.dirty_rate = p->dirty_rate;
-	m.expected_ns = p->expected_ns;
-	r.kind_case = VMB__REPLY__KIND_PROGRESS;
-	r.progress = &m;
-	reply(&r);
-	return !driver_has_gone();
+	return s->captured || net_tell_progress(p);
 }
 
 /* ---- to the VM's process */
@@ -123,68 +94,79 @@ static int take_incoming(struct send *s, struct error *e)
 	return s->ram < 0 || !s->owner ? error_set(e, "the VM's memory or its owner word is missing") : 0;
 }
 
-static int track(struct send *s, struct error *e)
-{
-	const Vmb__VmConfig *c = s->incoming->incoming->provisional->config;
-	Vmb__Request r = VMB__REQUEST__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
-	size_t bytes;
-	int fd;
-
-	s->dirty_words = (c->memory / STREAM_PAGE + 63) / 64;
-	bytes = s->dirty_words * sizeof(*s->dirty);
-	fd = sealed_memfd("vmbeam-written", bytes, 0, e);
-	if (fd < 0)
-		return -1;
-	s->dirty = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	s->control = s->dirty == MAP_FAILED ? -1 : vmm_connect(c->name, e);
-	r.kind_case = VMB__REQUEST__KIND_TRACK;
-	r.track = &empty;
-	if (s->control < 0 || vmm_request(s->control, &r, &fd, 1, NULL, NULL, NET_TIMEOUT_MS, e)) {
-		close(fd);
-		return -1;
-	}
-	close(fd);
-	return 0;
-}
-
-static void take_dirty(struct send *s, uint64_t *dirty)
-{
-	for (size_t i = 0; i < s->dirty_words; i++)
-		dirty[i] |= s->dirty[i];
-	memset(s->dirty, 0, s->dirty_words * sizeof(*s->dirty));
-}
-
 static int collect(void *ctx, uint64_t *dirty, struct error *e)
 {
-	struct send *s = ctx;
+	return tracking_collect(&((struct send *)ctx)->tracking, dirty, e);
+}
 
-	if (vmm_simple_request(s->control, VMB__REQUEST__KIND_COLLECT, NULL, NULL, NET_TIMEOUT_MS, e))
-		return -1;
-	take_dirty(s, dirty);
-	return 0;
+static int throttle(void *ctx, unsigned int percent, struct error *e)
+{
+	return tracking_throttle(&((struct send *)ctx)->tracking, percent, e);
 }
 
 /* The driver sends the source on its way; the source says when its state is sealed, and where its memory was written. */
 static int stop(void *ctx, uint64_t *dirty, struct error *e)
 {
 	struct send *s = ctx;
-	ProtobufCMessage *m;
 	struct wire_fds clients;
-	bool captured;
 
-	reply_mark(VMB__REPLY__KIND_WARMED);
-	if (wire_recv(s->link, &vmb__link__descriptor, &m, &clients, -1, e) != 1)
-		return error_set(e, "the source has given up");
-	captured = ((Vmb__Link *)m)->kind_case == VMB__LINK__KIND_CAPTURED;
-	protobuf_c_message_free_unpacked(m, NULL);
+	net_reply_mark(VMB__REPLY__KIND_WARMED);
+	if (tracking_await_capture(&s->tracking, s->link, &clients, dirty, e))
+		return -1;
 	wire_close_fds(&clients); /* whoever is at a console here is not there */
-	if (!captured)
-		return error_set(e, "the source has given up");
 	s->captured = true;
 	s->phases.mark = clock_ns();
-	take_dirty(s, dirty);
 	return 0;
+}
+
+/* ---- what a switch-over to that machine takes besides pages: the longest of the last ones is reckoned with */
+
+static char *costs_path(const struct send *s)
+{
+	char *name = xasprintf(".switch-%s", s->address), *path = runtime_path(name, NULL);
+
+	free(name);
+	return path;
+}
+
+/* Milliseconds, the newest first; how many. */
+static size_t read_costs(const struct send *s, uint64_t costs[COSTS])
+{
+	char *path = costs_path(s), text[COSTS * 24], *save = text, *word;
+	size_t n = 0;
+
+	read_text(path, text, sizeof(text));
+	free(path);
+	while (n < COSTS && (word = strsep(&save, "\n")) && !parse_uint(word, 0, MAX_COST_MS, &costs[n], NULL))
+		n++;
+	return n;
+}
+
+static uint64_t switch_ns(const struct send *s)
+{
+	uint64_t costs[COSTS], longest = 0;
+	size_t n = read_costs(s, costs);
+
+	for (size_t i = 0; i < n; i++)
+		longest = MAX(longest, costs[i]);
+	return n ? longest * 1000000 : FIRST_COST_NS;
+}
+
+/* For the next time; without it that one only knows less. */
+static void note_cost(const struct send *s, uint64_t ns)
+{
+	char *path = costs_path(s), text[COSTS * 24];
+	uint64_t costs[COSTS];
+	size_t n = read_costs(s, costs), len;
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	len = (size_t)snprintf(text, sizeof(text), "%llu\n", (unsigned long long)MIN(ns / 1000000 + 1, MAX_COST_MS + 0ull));
+	for (size_t i = 0; i < MIN(n, COSTS - 1u); i++)
+		len += (size_t)snprintf(text + len, sizeof(text) - len, "%llu\n", (unsigned long long)costs[i]);
+	if (fd >= 0 && write_all(fd, text, len) < 0)
+		log_line("%s: %s", path, strerror(errno));
+	close_fd(&fd);
+	free(path);
 }
 
 /* ---- to the other machine */
@@ -207,13 +189,35 @@ static size_t find_extents(const struct send *s, Vmb__NetExtent *x, Vmb__NetExte
 	return n;
 }
 
+static int ask_for_token(struct send *s, const Vmb__NetMessage *m, uint8_t token[NET_TOKEN], struct error *e)
+{
+	Vmb__NetMessage *answer;
+	int r = -1;
+
+	conn_set_timeout(s->main, NET_BUILD_MS);
+	if (net_send(s->main, m, e) || net_receive(s->main, VMB__NET_MESSAGE__KIND_READY, &answer, e))
+		return -1;
+	if (answer->ready->token.len != NET_TOKEN)
+		error_set(e, "the receiver made no sense");
+	else if (s->o.post_copy == PRECOPY_THEN_POST_COPY && !answer->ready->post_copy)
+		error_set(e, "the other machine cannot receive by post-copy");
+	else
+		r = 0;
+	if (!r)
+		memcpy(token, answer->ready->token.data, NET_TOKEN);
+	if (!r && !answer->ready->post_copy)
+		s->o.post_copy = PRECOPY_ONLY;
+	vmb__net_message__free_unpacked(answer, NULL);
+	return r;
+}
+
 static int say_hello(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
 {
 	Vmb__VmState *provisional = s->incoming->incoming->provisional;
-	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT, *answer;
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
 	Vmb__NetHello hello = VMB__NET_HELLO__INIT;
 	Vmb__NetExtent *x = xcalloc(MAX_EXTENTS, sizeof(*x)), **ptrs = xcalloc(MAX_EXTENTS, sizeof(*ptrs));
-	int r = -1;
+	int r;
 
 	hello.version = NET_VERSION;
 	hello.id = (ProtobufCBinaryData){NET_ID, s->id};
@@ -221,35 +225,61 @@ static int say_hello(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
 	hello.extents = ptrs;
 	hello.n_extents = find_extents(s, x, ptrs);
 	hello.connections = s->n;
+	hello.placement = (char *)(uintptr_t)s->placement;
+	hello.post_copy = s->o.post_copy != PRECOPY_ONLY;
 	m.kind_case = VMB__NET_MESSAGE__KIND_HELLO;
 	m.hello = &hello;
-	conn_set_timeout(s->main, NET_BUILD_MS);
-	if (!net_send(s->main, &m, e) && !net_receive(s->main, VMB__NET_MESSAGE__KIND_READY, &answer, e)) {
-		if (answer->ready->token.len == NET_TOKEN) {
-			memcpy(token, answer->ready->token.data, NET_TOKEN);
-			r = 0;
-		} else {
-			error_set(e, "the receiver made no sense");
-		}
-		vmb__net_message__free_unpacked(answer, NULL);
-	}
+	r = ask_for_token(s, &m, token, e);
 	free(x);
 	free(ptrs);
 	return r;
 }
 
+/* After a break: the VM is there. */
+static int say_resume(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
+{
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
+	Vmb__NetResume resume = VMB__NET_RESUME__INIT;
+
+	resume.id = (ProtobufCBinaryData){NET_ID, s->id};
+	resume.connections = s->n;
+	m.kind_case = VMB__NET_MESSAGE__KIND_RESUME;
+	m.resume = &resume;
+	return ask_for_token(s, &m, token, e);
+}
+
 static int attach(struct send *s, uint8_t token[NET_TOKEN], struct error *e)
 {
 	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
+	Vmb__NetAttach a = VMB__NET_ATTACH__INIT;
 
 	m.kind_case = VMB__NET_MESSAGE__KIND_ATTACH;
-	m.attach = (ProtobufCBinaryData){NET_TOKEN, token};
+	m.attach = &a;
+	a.token = (ProtobufCBinaryData){NET_TOKEN, token};
 	for (unsigned int i = 0; i < s->n; i++) {
 		s->pages[i] = net_connect(s->address, s->ctx, e);
 		if (!s->pages[i] || net_send(s->pages[i], &m, e))
 			return -1;
 	}
-	return 0;
+	if (s->o.post_copy == PRECOPY_ONLY)
+		return 0;
+	a.urgent = true;
+	s->urgent = net_connect(s->address, s->ctx, e);
+	return !s->urgent || net_send(s->urgent, &m, e) ? -1 : 0;
+}
+
+static void hang_up(struct send *s)
+{
+	s->bytes += s->main ? conn_sent(s->main) : 0;
+	conn_free(s->main);
+	for (unsigned int i = 0; i < s->n; i++) {
+		s->bytes += s->pages[i] ? conn_sent(s->pages[i]) : 0;
+		conn_free(s->pages[i]);
+		s->pages[i] = NULL;
+	}
+	s->bytes += s->urgent ? conn_sent(s->urgent) : 0;
+	conn_free(s->urgent);
+	s->main = s->urgent = NULL;
 }
 
 static int send_state(struct send *s, struct error *e)
@@ -264,6 +294,7 @@ static int send_state(struct send *s, struct error *e)
 		return -1;
 	now = clock_ns();
 	state.age_ns = now - MIN(now, state.state->captured_ns);
+	state.post_copy = s->result.post_copy;
 	m.kind_case = VMB__NET_MESSAGE__KIND_STATE;
 	m.state = &state;
 	r = net_send(s->main, &m, e) || net_receive(s->main, VMB__NET_MESSAGE__KIND_RESTORED, &answer, e) ? -1 : 0;
@@ -327,7 +358,8 @@ static int note_outgoing(const struct send *s, struct error *e)
 
 	for (size_t i = 0; i < NET_ID; i++)
 		snprintf(hex + 2 * i, 3, "%02x", s->id[i]);
-	text = xasprintf("%s\n%s\n%s\n", s->address, s->tls_dir ? s->tls_dir : "", hex);
+	/* (The last line: not before it has all of its memory there.) */
+	text = xasprintf("%s\n%s\n%s\n%s", s->address, s->tls_dir ? s->tls_dir : "", hex, s->result.post_copy ? "post-copy\n" : "");
 	r = fd < 0 || write_all(fd, text, strlen(text)) != (ssize_t)strlen(text) ? error_set_errno(e, "%s", path) : 0;
 	close_fd(&fd);
 	free(path);
@@ -345,7 +377,7 @@ static void forget_outgoing(const struct send *s)
 
 static int switch_over(struct send *s, struct error *e)
 {
-	phases_end(&s->phases, "last pages");
+	phases_end(&s->phases, s->result.post_copy ? "missing" : "last pages");
 	if (fault_point("sender.copied"))
 		return error_set(e, "fault injected");
 	if (send_state(s, e))
@@ -361,57 +393,162 @@ static int switch_over(struct send *s, struct error *e)
 	if (have_it_started(s, e))
 		return -1;
 	phases_end(&s->phases, "resume");
+	note_cost(s, s->phases.mark - s->result.stop_ns - s->result.last_round_ns);
 	fault_point("sender.started");
 	owner_start(s->owner, s->instance);
 	return 0;
 }
 
+static int make_sender(struct send *s, struct error *e)
+{
+	s->sender = sender_create(s->pages, s->n, s->ram, s->incoming->incoming->provisional->config->memory, s->bandwidth, e);
+	return s->sender ? 0 : -1;
+}
+
 static int migrate(struct send *s, struct error *e)
 {
 	const struct precopy_source source = {
-		.memory = s->ram,
-		.size = s->incoming->incoming->provisional->config->memory,
 		.collect = collect,
 		.stop = stop,
+		.throttle = throttle,
 		.ctx = s,
 	};
 	uint8_t token[NET_TOKEN];
 
+	if (s->o.switch_ns >= s->o.downtime_limit_ns)
+		return error_set(e, "to switch over takes %llu ms there: --downtime-limit must be larger",
+				 (unsigned long long)(s->o.switch_ns / 1000000));
 	s->main = net_connect(s->address, s->ctx, e);
 	if (!s->main)
 		return -1;
 	if (say_hello(s, token, e) || attach(s, token, e))
 		return -1;
 	conn_set_timeout(s->main, CONN_TIMEOUT_MS);
-	reply_mark(VMB__REPLY__KIND_PREPARED);
-	if (track(s, e) || precopy_send(s->pages, s->n, &source, &s->o, &s->result, e))
+	net_reply_mark(VMB__REPLY__KIND_PREPARED);
+	if (tracking_begin(&s->tracking, s->incoming->incoming->provisional->config, e) || make_sender(s, e) || precopy_send(s->sender, &source, &s->o, &s->result, e))
+		return -1;
+	if (s->result.post_copy && !(s->postcopy = postcopy_begin(s->sender, s->urgent, e)))
 		return -1;
 	return switch_over(s, e);
 }
 
-static void tell_result(struct send *s, bool completed, const struct error *e)
-{
-	Vmb__Link link = VMB__LINK__INIT;
-	Vmb__Reply r = VMB__REPLY__INIT;
+/* ---- the rest, by post-copy */
 
+static const char *tick(void *ctx)
+{
+	struct send *s = ctx;
+	Vmb__Reply r = VMB__REPLY__INIT;
+	Vmb__Progress m = VMB__PROGRESS__INIT;
+	uint64_t done = (s->rest - MIN(s->rest, sender_left(s->sender))) * STREAM_PAGE;
+
+	m.post_copy = true;
+	m.total = s->rest * STREAM_PAGE;
+	m.done = done;
+	m.rate = done * 1000 / ((clock_ns() - s->sender->start_ns) / 1000000 + 1);
+	r.kind_case = VMB__REPLY__KIND_PROGRESS;
+	r.progress = &m;
+	reply(&r);
+	return NULL; /* there is no way back */
+}
+
+static void drop_sender(struct send *s)
+{
+	struct error ignored;
+
+	postcopy_free(s->postcopy);
+	if (s->sender)
+		sender_end(s->sender, false, &ignored);
+	sender_free(s->sender);
+	s->postcopy = NULL;
+	s->sender = NULL;
+}
+
+/* Over new connections. */
+static int connect_again(struct send *s, struct error *e)
+{
+	uint8_t token[NET_TOKEN];
+
+	drop_sender(s);
+	hang_up(s);
+	s->main = net_connect(s->address, s->ctx, e);
+	if (!s->main || say_resume(s, token, e) || attach(s, token, e) || make_sender(s, e) ||
+	    postcopy_learn(s->sender, s->urgent, e))
+		return -1;
+	s->rest = MAX(s->rest, sender_left(s->sender));
+	s->postcopy = postcopy_begin(s->sender, s->urgent, e);
+	return s->postcopy ? 0 : -1;
+}
+
+/* Until the other machine has all of it, or has not been there for a minute. */
+static int send_rest(struct send *s, struct error *e)
+{
+	uint64_t give_up = clock_ns() + RETRY_MS * 1000000ull;
+	int r = -1;
+
+	s->rest = s->result.last_pages;
+	if (s->postcopy)
+		r = postcopy_push(s->postcopy, tick, s, e);
+	while (r && clock_ns() < give_up) {
+		if (s->postcopy || s->sender)
+			log_line("%s: the rest of its memory is still to be sent: %s",
+				 s->incoming->incoming->provisional->config->name, e->text);
+		if (connect_again(s, e)) {
+			drop_sender(s);
+			poll(NULL, 0, 1000);
+			continue;
+		}
+		r = postcopy_push(s->postcopy, tick, s, e);
+		give_up = clock_ns() + RETRY_MS * 1000000ull;
+	}
+	if (!r)
+		phases_end(&s->phases, "rest");
+	return r ? -1 : vmm_simple_request(s->tracking.control, VMB__REQUEST__KIND_DEPART, NULL, NULL, NET_TIMEOUT_MS, e);
+}
+
+static void fill_result(struct send *s, bool completed, const struct error *e)
+{
 	s->told.completed = completed;
 	s->told.error = (char *)(uintptr_t)(completed ? "" : e->text);
 	s->told.phase = completed ? "resume" : s->captured ? "restore" : "copy";
 	s->told.phases = s->phases.list;
 	s->told.n_phases = s->phases.n;
-	s->told.resume_ns = s->phases.mark;
-	s->told.bytes_sent = conn_sent(s->main);
-	for (unsigned int i = 0; i < s->n; i++)
-		s->told.bytes_sent += s->pages[i] ? conn_sent(s->pages[i]) : 0;
 	s->told.rounds = s->result.rounds;
+	s->told.throttle = s->result.throttle;
+	s->told.post_copy = s->result.post_copy;
 	s->told.cpu_ns = process_cpu_ns();
+}
+
+/* Whether it runs there; its memory may follow. */
+static void tell_source(struct send *s)
+{
+	Vmb__Link link = VMB__LINK__INIT;
+
+	s->told.resume_ns = s->phases.mark;
 	link.kind_case = VMB__LINK__KIND_RESTORED;
 	link.restored = &s->told;
 	if (s->captured)
 		wire_send(s->link, &link.base, NULL, 0, NULL);
+}
+
+static void tell_driver(struct send *s)
+{
+	Vmb__Reply r = VMB__REPLY__INIT;
+
+	hang_up(s);
+	s->told.bytes_sent = s->bytes;
 	r.kind_case = VMB__REPLY__KIND_RESULT;
 	r.result = &s->told;
 	reply(&r);
+}
+
+static int parse_id(const char *text, uint8_t id[NET_ID])
+{
+	if (strlen(text) != NET_ID * 2)
+		return -1;
+	for (size_t i = 0; i < NET_ID; i++)
+		if (sscanf(text + 2 * i, "%2hhx", &id[i]) != 1)
+			return -1;
+	return 0;
 }
 
 static int parse(int argc, char **argv, struct send *s, struct error *e)
@@ -420,13 +557,14 @@ static int parse(int argc, char **argv, struct send *s, struct error *e)
 		{"to", required_argument, NULL, 'a'},	       {"tls", required_argument, NULL, 't'},
 		{"connections", required_argument, NULL, 'c'}, {"downtime-limit", required_argument, NULL, 'l'},
 		{"bandwidth", required_argument, NULL, 'b'},   {"timeout", required_argument, NULL, 'o'},
-		{"switch", required_argument, NULL, 's'},      {NULL, 0, NULL, 0},
+		{"switch", required_argument, NULL, 's'},      {"mode", required_argument, NULL, 'm'},
+		{"resume", required_argument, NULL, 'r'},      {"placement", required_argument, NULL, 'p'},
+		{NULL, 0, NULL, 0},
 	};
 	uint64_t n = 2;
 	int opt, r = 0;
 
 	s->o.downtime_limit_ns = 300000000;
-	s->o.switch_ns = 20000000;
 	while (!r && (opt = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		if (opt == 'a')
 			s->address = optarg;
@@ -435,7 +573,17 @@ static int parse(int argc, char **argv, struct send *s, struct error *e)
 		else if (opt == 'c')
 			r = parse_uint(optarg, 1, PRECOPY_MAX_CONNECTIONS, &n, e);
 		else if (opt == 'b')
-			r = parse_size(optarg, &s->o.bandwidth, e);
+			r = parse_size(optarg, &s->bandwidth, e);
+		else if (opt == 'p')
+			s->placement = optarg;
+		else if (opt == 'm')
+			s->o.post_copy = !strcmp(optarg, "auto")	? PRECOPY_OR_POST_COPY
+					 : !strcmp(optarg, "post-copy") ? PRECOPY_THEN_POST_COPY
+									: PRECOPY_ONLY;
+		else if (opt == 'r') {
+			s->resume = true;
+			r = parse_id(optarg, s->id);
+		}
 		else if (opt == 'l' || opt == 's' || opt == 'o') {
 			uint64_t ms;
 
@@ -445,34 +593,61 @@ static int parse(int argc, char **argv, struct send *s, struct error *e)
 			r = error_set(e, "send: unknown option");
 	}
 	s->n = (unsigned int)n;
+	if (s->resume)
+		s->o.post_copy = PRECOPY_THEN_POST_COPY;
+	else if (getrandom(s->id, sizeof(s->id), 0) != sizeof(s->id))
+		return error_set_errno(e, "random numbers");
+	if (!r && s->address && !s->o.switch_ns)
+		s->o.switch_ns = switch_ns(s);
 	return r || !s->address ? error_set(e, "send: --to is missing, or an option is wrong") : 0;
+}
+
+/* The part that both `send` and `send --resume` end with. */
+static int finish(struct send *s, struct error *e)
+{
+	int r = s->result.post_copy ? send_rest(s, e) : 0;
+
+	if (r)
+		return net_tell_failure(e); /* its note stays, for --resume */
+	forget_outgoing(s);
+	fill_result(s, true, e);
+	tell_driver(s);
+	net_reply_mark(VMB__REPLY__KIND_READY);
+	return 0;
+}
+
+static int go_on(struct send *s, struct error *e)
+{
+	s->result.post_copy = true;
+	s->tracking.control = vmm_connect(s->incoming->incoming->provisional->config->name, e);
+	s->phases.mark = clock_ns();
+	return s->tracking.control < 0 ? net_tell_failure(e) : finish(s, e);
 }
 
 int send_main(int argc, char **argv)
 {
-	struct send s = {.state = -1, .link = -1, .ram = -1, .control = -1};
+	struct send s = {.placement = "", .state = -1, .link = -1, .ram = -1, .tracking.control = -1};
 	struct error e = {""};
 	int r;
 
 	vmb__handover_result__init(&s.told);
 	s.o.progress = progress;
 	s.o.ctx = &s;
-	r = parse(argc, argv, &s, &e) || (s.tls_dir && !(s.ctx = tls_context(s.tls_dir, false, &e))) ||
-	    getrandom(s.id, sizeof(s.id), 0) != sizeof(s.id) || take_incoming(&s, &e);
+	r = parse(argc, argv, &s, &e) || (s.tls_dir && !(s.ctx = tls_context(s.tls_dir, false, &e))) || take_incoming(&s, &e);
+	if (r)
+		return net_tell_failure(&e);
+	if (s.resume)
+		return go_on(&s, &e);
+	r = migrate(&s, &e);
+	if (r && !s.captured)
+		return net_tell_failure(&e);
+	fill_result(&s, !r, &e);
+	tell_source(&s);
 	if (!r)
-		r = migrate(&s, &e);
-	if (!s.main || (r && !s.captured)) {
-		Vmb__Reply failed = VMB__REPLY__INIT;
-
-		failed.error = e.text;
-		reply(&failed);
-		return 1;
-	}
+		return finish(&s, &e);
 	forget_outgoing(&s);
-	tell_result(&s, !r, &e);
-	if (!r)
-		reply_mark(VMB__REPLY__KIND_READY);
-	return r ? 1 : 0;
+	tell_driver(&s);
+	return 1;
 }
 
 int ask_main(int argc, char **argv)
@@ -482,11 +657,8 @@ int ask_main(int argc, char **argv)
 	uint8_t id[NET_ID];
 	int runs;
 
-	if (argc != 4 || strlen(argv[3]) != sizeof(id) * 2)
+	if (argc != 4 || parse_id(argv[3], id))
 		return 1;
-	for (size_t i = 0; i < sizeof(id); i++)
-		if (sscanf(argv[3] + 2 * i, "%2hhx", &id[i]) != 1)
-			return 1;
 	if (argv[2][0] && !(ctx = tls_context(argv[2], false, &e)))
 		runs = -1;
 	else

@@ -1,8 +1,10 @@
 /* session.c: messages on a connection; the contract is in session.h. */
 #include "migrate/session.h"
 #include "migrate/tls.h"
+#include "vmm/wire.h"
 
 #include <endian.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -72,6 +74,54 @@ int net_send_error(struct conn *c, const struct error *why)
 
 	m.error = (char *)(uintptr_t)why->text;
 	return net_send(c, &m, &ignored);
+}
+
+static void reply(const Vmb__Reply *r)
+{
+	wire_send(NET_LINK_FD, &r->base, NULL, 0, NULL);
+}
+
+void net_reply_mark(Vmb__Reply__KindCase kind)
+{
+	Vmb__Reply r = VMB__REPLY__INIT;
+	Vmb__Prepared prepared = VMB__PREPARED__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	r.kind_case = kind;
+	if (kind == VMB__REPLY__KIND_PREPARED)
+		r.prepared = &prepared;
+	else
+		r.ready = &empty;
+	reply(&r);
+}
+
+bool net_tell_progress(const struct precopy_progress *p)
+{
+	struct pollfd driver = {.fd = NET_LINK_FD, .events = POLLIN};
+	Vmb__Reply r = VMB__REPLY__INIT;
+	Vmb__Progress m = VMB__PROGRESS__INIT;
+
+	m.round = p->round;
+	m.total = p->round_pages * STREAM_PAGE;
+	m.done = p->round_done * STREAM_PAGE;
+	m.sent = p->sent_pages * STREAM_PAGE;
+	m.rate = p->rate;
+	m.dirty_rate = p->dirty_rate;
+	m.expected_ns = p->expected_ns;
+	m.throttle = p->throttle;
+	r.kind_case = VMB__REPLY__KIND_PROGRESS;
+	r.progress = &m;
+	reply(&r);
+	return poll(&driver, 1, 0) <= 0; /* it has no more to say until the end */
+}
+
+int net_tell_failure(const struct error *e)
+{
+	Vmb__Reply failed = VMB__REPLY__INIT;
+
+	failed.error = (char *)(uintptr_t)e->text;
+	reply(&failed);
+	return 1;
 }
 
 struct conn *net_connect(const char *address, SSL_CTX *ctx, struct error *e)

@@ -9,6 +9,7 @@
 #define MIGRATE_SESSION_H
 
 #include "migrate/conn.h"
+#include "migrate/precopy.h"
 #include "proto/vmbeam.pb-c.h"
 
 enum {
@@ -31,11 +32,19 @@ int net_send_error(struct conn *c, const struct error *why);
 /* Socket, handshake, and TLS if ctx is not NULL. */
 struct conn *net_connect(const char *address, SSL_CTX *ctx, struct error *e);
 
+/* What a process of this program tells the driver of the handover that it has a part in (NET_LINK_FD); lost if that has
+ * gone.  Of progress: false, it has gone, and with it who wanted this. */
+void net_reply_mark(Vmb__Reply__KindCase kind);
+bool net_tell_progress(const struct precopy_progress *p);
+/* Returns 1, an exit status. */
+int net_tell_failure(const struct error *e);
+
 /* `vmbeam-migrate ask ADDRESS DIR ID`, what it is told; 1: nobody answers, as a line on stderr says. */
 enum { NET_RUNS_THERE = 0, NET_RUNS_NOT_THERE = 10 };
 int ask_main(int argc, char **argv);
-/* `vmbeam-migrate send`, `receive`: exit statuses. */
+/* `vmbeam-migrate send`, `copy`, `receive`: exit statuses. */
 int send_main(int argc, char **argv);
+int copy_main(int argc, char **argv);
 int incoming_main(int argc, char **argv);
 
 #endif

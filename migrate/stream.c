@@ -35,13 +35,13 @@ int stream_unpack(const uint8_t in[STREAM_HEADER], uint64_t pages, struct stream
 	r->number = le32toh(r->number);
 	r->data = le64toh(r->data);
 	r->zero = le64toh(r->zero);
-	if (r->kind < STREAM_CHUNK_RECORD || r->kind > STREAM_END)
+	if (r->kind < STREAM_CHUNK_RECORD || r->kind > STREAM_WANTED)
 		return error_set(e, "migration stream: no such record");
-	if (r->kind != STREAM_CHUNK_RECORD)
+	if (r->kind == STREAM_ROUND || r->kind == STREAM_END)
 		return r->data || r->zero ? error_set(e, "migration stream: a mark with pages") : 0;
 	if ((r->data | r->zero) & ~existing(r->number, pages))
 		return error_set(e, "migration stream: a page outside memory");
-	if (r->data & r->zero || !(r->data | r->zero))
+	if (r->data & r->zero || !(r->data | r->zero) || (r->kind != STREAM_CHUNK_RECORD && r->zero))
 		return error_set(e, "migration stream: a chunk that contradicts itself");
 	return 0;
 }

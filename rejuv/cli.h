@@ -84,4 +84,8 @@ int attach_until_end(const char *vm, int console, bool *crashed);
 /* Relays the serial or the virtio console until the user leaves (Ctrl-]) or the VM ends. */
 int attach_console(const char *vm, bool hvc);
 
+/* A VM's runtime file `outgoing` (vmm/client.h), line by line within `text`; NULL: there is none.  The fourth is "post-copy"
+ * once it runs there and lacks memory. */
+void outgoing_read(const char *vm, char *text, size_t size, char *lines[4]);
+
 #endif

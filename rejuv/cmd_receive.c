@@ -22,7 +22,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_ALLOWED = 16, MAX_KNOWN = 64, BUILD_MS = 60000, SOURCE = 1, DESTINATION = 2 };
+#define RESTART_NS 1000000000ull
+#define DRAIN_NS   10000000000ull
+
+enum { MAX_ALLOWED = 16, MAX_KNOWN = 64, BUILD_MS = 60000, SWEEP_MS = 5000, SOURCE = 1, DESTINATION = 2 };
 
 /* A migration that has been received, or was to be. */
 struct known {
@@ -30,6 +33,10 @@ struct known {
 	size_t len;
 	struct owner *owner;
 	int pidfd; /* of the VM's first process here */
+	char *name, *placement; /* the hypervisor that it is to go into; "": none */
+	/* Of one that came by post-copy, until all of its memory has come; -1: all has. */
+	int ram, uffd, missing;
+	uint64_t memory_base;
 };
 
 struct receive {
@@ -39,6 +46,7 @@ struct receive {
 	size_t nallowed;
 	int child; /* link to vmbeam-migrate */
 	int child_pidfd;
+	uint64_t child_ns; /* when it was started */
 	/* the VM that is being received */
 	int vmm; /* its process's first connection; -1: none */
 	char *name;
@@ -47,6 +55,7 @@ struct receive {
 	/* What there was, the oldest overwritten: what became of one is asked when its connection has broken. */
 	struct known known[MAX_KNOWN];
 	size_t nknown;
+	struct known *coming; /* the one that is being received */
 };
 
 /* ---- what may be built */
@@ -137,6 +146,34 @@ static int make_owner(struct error *e)
 	return -1;
 }
 
+static void drop_memory(struct known *k)
+{
+	close_fd(&k->ram);
+	close_fd(&k->uffd);
+	close_fd(&k->missing);
+}
+
+/* The oldest that lacks nothing. */
+static struct known *new_known(struct receive *r)
+{
+	struct known *k;
+
+	for (size_t i = 0; i < MAX_KNOWN; i++) {
+		k = &r->known[r->nknown++ % MAX_KNOWN];
+		if (!k->name || k->missing < 0 || process_has_ended(k->pidfd, 0))
+			break;
+	}
+	if (k->name) {
+		owner_unmap(k->owner);
+		close_fd(&k->pidfd);
+		drop_memory(k);
+		free(k->name);
+		free(k->placement);
+	}
+	*k = (struct known){.pidfd = -1, .ram = -1, .uffd = -1, .missing = -1};
+	return k;
+}
+
 static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct vm_files *f, int state, int link,
 		 struct error *e)
 {
@@ -145,7 +182,7 @@ static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct v
 	int own[VM_MAX_FILES], fds[VM_MAX_FILES + 3];
 	char names[VM_MAX_FILES][16], *ptrs[VM_MAX_FILES];
 	size_t n = vm_files_list(f, own, names);
-	struct known *k = &r->known[r->nknown % MAX_KNOWN];
+	struct known *k;
 	pid_t pid;
 
 	for (size_t i = 0; i < n; i++)
@@ -160,35 +197,65 @@ static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct v
 	in.instance = DESTINATION;
 	in.source = SOURCE;
 	in.confirm = true;
+	in.post_copy = p->post_copy;
 	req.kind_case = VMB__REQUEST__KIND_INCOMING;
 	req.incoming = &in;
 	pid = vmm_spawn(vmm_process, &r->vmm, e);
 	if (pid < 0 || p->id.len > sizeof(k->id))
 		return -1;
-	owner_unmap(k->owner);
-	if (r->nknown >= MAX_KNOWN)
-		close(k->pidfd);
+	r->coming = k = new_known(r);
+	k->name = xstrdup(p->provisional->config->name);
+	k->placement = xstrdup(p->placement);
 	k->len = p->id.len;
 	memcpy(k->id, p->id.data, k->len);
 	k->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	k->owner = owner_map(f->owner, e);
-	r->nknown++;
 	return k->owner && k->pidfd >= 0 ? wire_send(r->vmm, &req.base, fds, n + 3, e) : -1;
 }
 
-/* Built, and with provisional state: what could stop it is known. */
-static int await_built(struct receive *r, struct error *e)
+/* Where the missing pages will be noted, and what the process waits with for them. */
+static int keep_for_post_copy(struct known *k, int ram, const Vmb__Reply *prepared, struct wire_fds *fds, struct error *e)
 {
+	uint64_t size = (uint64_t)lseek(ram, 0, SEEK_END);
+
+	k->uffd = wire_take_fd(fds, 0);
+	if (k->uffd < 0)
+		return 0;
+	k->memory_base = prepared->prepared->memory_base;
+	k->ram = fcntl(ram, F_DUPFD_CLOEXEC, 0);
+	k->missing = sealed_memfd("vmbeam-missing", ALIGN_UP(size / 4096 / 8, 4096), 0, e);
+	return k->ram < 0 || k->missing < 0 ? -1 : 0;
+}
+
+/* Built, and with provisional state: what could stop it is known. */
+static int await_built(struct receive *r, int ram, struct error *e)
+{
+	struct wire_fds fds;
 	Vmb__Reply *reply;
 	bool warmed = false;
+	int result = 0;
 
-	while (!warmed) {
-		if (vmm_receive_reply(r->vmm, &reply, NULL, BUILD_MS, e))
+	while (!warmed && !result) {
+		if (vmm_receive_reply(r->vmm, &reply, &fds, BUILD_MS, e))
 			return -1;
 		warmed = reply->kind_case == VMB__REPLY__KIND_WARMED;
+		if (reply->kind_case == VMB__REPLY__KIND_PREPARED)
+			result = keep_for_post_copy(r->coming, ram, reply, &fds, e);
+		wire_close_fds(&fds);
 		vmb__reply__free_unpacked(reply, NULL);
 	}
-	return 0;
+	return result;
+}
+
+static int reply_prepared(const struct receive *r, uint64_t memory_base, const int *fds, size_t n)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__Prepared prepared = VMB__PREPARED__INIT;
+
+	prepared.memory_base = memory_base;
+	reply.kind_case = VMB__REPLY__KIND_PREPARED;
+	reply.prepared = &prepared;
+	return wire_send(r->child, &reply.base, fds, n, NULL);
 }
 
 static void forget(struct receive *r)
@@ -212,12 +279,15 @@ static int prepare(struct receive *r, const Vmb__ReceivePrepare *p, struct error
 {
 	const Vmb__VmConfig *c = p->provisional ? p->provisional->config : NULL;
 	int link[2] = {-1, -1}, state = -1, result = -1;
+	const struct known *k;
 	struct vm_files f;
 
 	if (!c || r->vmm >= 0)
 		return error_set(e, "%s", c ? "another VM is being received" : "no configuration");
 	if (check_config(r, c, e))
 		return -1;
+	if (p->placement[0] && !runtime_is_held(p->placement))
+		return error_set(e, "there is no hypervisor %.64s there", p->placement);
 	vm_files_init(&f);
 	f.lock = runtime_claim(c->name, e);
 	if (f.lock < 0)
@@ -229,9 +299,10 @@ static int prepare(struct receive *r, const Vmb__ReceivePrepare *p, struct error
 	    vmm_open_runtime_files(c, &f, e) || (f.owner = make_owner(e)) < 0 || write_id(c->name, &p->id))
 		goto out;
 	take_disks(r, &f);
-	if (spawn(r, p, &f, state, link[0], e) || await_built(r, e))
+	if (spawn(r, p, &f, state, link[0], e) || await_built(r, f.ram, e))
 		goto out;
-	result = control_reply_ready(r->child, (const int[]){f.ram, state, link[1]}, 3);
+	k = r->coming;
+	result = reply_prepared(r, k->memory_base, (const int[]){f.ram, state, link[1], k->uffd, k->missing}, k->uffd < 0 ? 3 : 5);
 out:
 	if (result) {
 		runtime_remove(c->name);
@@ -242,6 +313,68 @@ out:
 	close_fd(&link[1]);
 	vm_files_close(&f);
 	return result;
+}
+
+/* ---- the rest of its memory */
+
+static struct known *find_known(struct receive *r, const ProtobufCBinaryData *id)
+{
+	for (size_t i = 0; i < MAX_KNOWN; i++)
+		if (r->known[i].name && r->known[i].len == id->len && !memcmp(r->known[i].id, id->data, id->len))
+			return &r->known[i];
+	return NULL;
+}
+
+static void resume_rest(struct receive *r, const ProtobufCBinaryData *id)
+{
+	const struct known *k = find_known(r, id);
+
+	if (!k || k->missing < 0)
+		control_reply_error(r->child, "no memory is missing of that migration");
+	else if (process_has_ended(k->pidfd, 0))
+		control_reply_error(r->child, "the VM has ended there");
+	else
+		reply_prepared(r, k->memory_base, (const int[]){k->ram, k->uffd, k->missing}, 3);
+}
+
+/* As `migrate NAME --to HYPERVISOR` would, in a process of its own. */
+static void beam_on(const struct receive *r, const struct known *k)
+{
+	struct handover_options o = {.entry = vmm_process, .placement = k->placement, .warm = true, .drain_timeout_ns = DRAIN_NS};
+	struct handover_report report;
+
+	if (!k->placement[0] || fork())
+		return;
+	close(r->child);
+	if (handover_drive(k->name, &o, &report))
+		log_line("%s: not moved into hypervisor %s: %s", k->name, k->placement, report.error.text);
+	else
+		log_line("%s: moved into hypervisor %s", k->name, k->placement);
+	_exit(0);
+}
+
+/* What has ended needs no memory any more. */
+static void sweep(struct receive *r)
+{
+	for (size_t i = 0; i < MAX_KNOWN; i++)
+		if (r->known[i].name && r->known[i].ram >= 0 && process_has_ended(r->known[i].pidfd, 0))
+			drop_memory(&r->known[i]);
+}
+
+static void note_arrived(struct receive *r, const ProtobufCBinaryData *id)
+{
+	struct known *k = find_known(r, id);
+	struct error e = {"nothing is known of that migration"};
+	int fd = k ? vmm_connect(k->name, &e) : -1;
+
+	if (fd < 0 || vmm_simple_request(fd, VMB__REQUEST__KIND_ARRIVED, NULL, NULL, BUILD_MS, &e)) {
+		control_reply_error(r->child, "%s", e.text);
+	} else {
+		drop_memory(k);
+		control_reply_ready(r->child, NULL, 0);
+		beam_on(r, k);
+	}
+	close_fd(&fd);
 }
 
 static void hear_vmm(struct receive *r)
@@ -297,11 +430,8 @@ static void answer_query(struct receive *r, const ProtobufCBinaryData *id)
 {
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
-	const struct known *k = NULL;
+	const struct known *k = find_known(r, id);
 
-	for (size_t i = 0; i < MIN(r->nknown, (size_t)MAX_KNOWN); i++)
-		if (r->known[i].len == id->len && !memcmp(r->known[i].id, id->data, id->len))
-			k = &r->known[i];
 	reply.kind_case = VMB__REPLY__KIND_STATUS;
 	reply.status = &status;
 	if (k) {
@@ -336,6 +466,10 @@ static bool hear_child(struct receive *r)
 			control_reply_error(r->child, "%s", e.text);
 	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_QUERY) {
 		answer_query(r, &q->query);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_RESUME) {
+		resume_rest(r, &q->resume);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_ARRIVED) {
+		note_arrived(r, &q->arrived);
 	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_LOCK && r->config) {
 		if (vm_files_lock(&r->disks, r->config, &e))
 			control_reply_error(r->child, "%s", e.text);
@@ -399,8 +533,22 @@ static int start_child(struct receive *r, struct error *e)
 	pid = vmm_spawn(child_process, &r->child, e);
 	if (pid < 0)
 		return -1;
+	r->child_ns = clock_ns();
 	r->child_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	return r->child_pidfd < 0 ? error_set_errno(e, "pidfd_open") : 0;
+}
+
+/* What it was about to start ends by itself, or runs; what lacks memory waits for the next one. */
+static int replace_child(struct receive *r)
+{
+	struct error e;
+
+	close_fd(&r->child);
+	close_fd(&r->child_pidfd);
+	if (clock_ns() - r->child_ns < RESTART_NS)
+		return -1; /* it could not begin, and has said why */
+	log_line("receive: the process that reads from the network has ended; it is started anew");
+	return start_child(r, &e) ? cli_fail("receive: %s", e.text) : 0;
 }
 
 int receive_main(int argc, char **argv)
@@ -417,15 +565,14 @@ int receive_main(int argc, char **argv)
 	for (;;) {
 		struct pollfd p[2] = {{.fd = r.child, .events = POLLIN}, {.fd = r.vmm, .events = POLLIN}};
 
-		if (poll(p, 2, -1) < 0)
+		if (poll(p, 2, SWEEP_MS) < 0)
 			continue;
+		sweep(&r);
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
 		if (p[1].revents)
 			hear_vmm(&r);
-		if (p[0].revents && !hear_child(&r))
-			close_fd(&r.child); /* what it was about to start ends by itself, or runs */
-		if (r.child < 0 && r.vmm < 0)
+		if (p[0].revents && !hear_child(&r) && replace_child(&r))
 			return EXIT_FAILED;
 	}
 }

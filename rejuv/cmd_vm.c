@@ -292,16 +292,24 @@ int pause_main(int argc, char **argv)
 /* Of a VM that a broken migration has left stopped.  vmbeam-migrate's answers (migrate/session.h). */
 enum where { NOT_ASKED = -1, RUNS_THERE = 0, NO_ANSWER = 1, RUNS_NOT_THERE = 10 };
 
+void outgoing_read(const char *vm, char *text, size_t size, char *lines[4])
+{
+	char *path = runtime_path(vm, "outgoing"), *save = text;
+
+	read_text(path, text, size);
+	free(path);
+	memset(lines, 0, 4 * sizeof(*lines));
+	for (size_t i = 0; i < 4 && save && *save; i++)
+		lines[i] = strsep(&save, "\n");
+}
+
 static enum where ask_other_machine(const char *name, char where[256])
 {
-	char *path = runtime_path(name, "outgoing"), text[1024], *lines[3] = {NULL}, *save = text;
+	char text[1024], *lines[4];
 	int status = 0;
 	pid_t pid;
 
-	read_text(path, text, sizeof(text));
-	free(path);
-	for (size_t i = 0; i < ARRAY_LEN(lines) && save; i++)
-		lines[i] = strsep(&save, "\n");
+	outgoing_read(name, text, sizeof(text), lines);
 	if (!lines[2])
 		return NOT_ASKED;
 	snprintf(where, 256, "%s", lines[0]);
@@ -311,6 +319,14 @@ static enum where ask_other_machine(const char *name, char where[256])
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
 		return NO_ANSWER;
 	return (enum where)WEXITSTATUS(status);
+}
+
+static bool needs_memory(const char *name)
+{
+	char text[1024], *lines[4];
+
+	outgoing_read(name, text, sizeof(text), lines);
+	return lines[3] && !strcmp(lines[3], "post-copy");
 }
 
 int resume_main(int argc, char **argv)
@@ -326,7 +342,11 @@ int resume_main(int argc, char **argv)
 	case NOT_ASKED:
 		return vm_simple(a.name, a.json, VMB__REQUEST__KIND_RESUME);
 	case RUNS_THERE:
-		error_set(&e, "it runs at %s: 'vmbeam stop %s --force' clears away what is left of it here", where, a.name);
+		error_set(&e,
+			  needs_memory(a.name)
+				  ? "it runs at %s, which still needs memory from here: 'vmbeam migrate %s --resume'"
+				  : "it runs at %s: 'vmbeam stop %s --force' clears away what is left of it here",
+			  where, a.name);
 		return cli_acted(a.name, a.json, &e);
 	case RUNS_NOT_THERE:
 		return vm_simple(a.name, a.json, VMB__REQUEST__KIND_TAKE_BACK);

@@ -28,9 +28,10 @@ static const struct command {
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
-	 "migrate NAME --to fresh|host|HYPERVISOR [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel\n"
+	 "migrate NAME --to fresh|host|HYPERVISOR [--mode auto|zero-copy|pre-copy] [--dry-run] [--no-warm] [--timeout S] [--json] | NAME --cancel\n"
 	 "             | NAME --to tls://HOST:PORT --tls DIR [--connections N] [--downtime-limit MS] [--bandwidth B/S]\n"
-	 "               [--timeout S] [--json]; tcp://HOST:PORT --insecure: not encrypted"},
+	 "               [--mode auto|pre-copy|post-copy] [--timeout S] [--json]; tcp://HOST:PORT --insecure: not encrypted\n"
+	 "             | NAME --resume [--json]: sends the rest after post-copy was interrupted"},
 	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure [--allow DIR]..."},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"

@@ -7,7 +7,8 @@
  *   exit      "REASON STATUS" once it has ended
  *   log       the vmm processes' messages
  *   migration its id, of a VM that has come from another machine
- *   outgoing  where one is going to, from its commit until that is known: address, folder of certificates, id
+ *   outgoing  where one is going to, from its commit until that is known: address, folder of certificates, id, and
+ *             "post-copy" for as long as memory is missing there
  * All functions may be called from any thread; returned strings are the caller's to free().
  */
 #ifndef VMM_CLIENT_H

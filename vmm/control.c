@@ -116,6 +116,7 @@ static void reply_info(struct session *s)
 	balloon_read(vm, &info.balloon_target, &info.balloon_actual);
 	info.guests = guests;
 	info.n_guests = vm_guests(vm, guests, HOST_PORTS);
+	info.arriving = vm_is_arriving(vm);
 	info.window_faults = window_faults(vm);
 	info.window_frozen_ns = window_frozen_ns(vm);
 	if (!fstat(vm->memory.fd, &st))
@@ -260,6 +261,16 @@ static void do_track(struct session *s, struct wire_fds *fds)
 	}
 }
 
+static void do_throttle(struct session *s, uint32_t percent)
+{
+	if (!s->tracking || percent > 99) {
+		control_reply_error(s->fd, "throttle: %s", s->tracking ? "0 to 99 percent" : "this connection does not track");
+		return;
+	}
+	vm_throttle(s->control->vm, percent);
+	control_reply_ready(s->fd, NULL, 0);
+}
+
 static void do_collect(struct session *s)
 {
 	struct error e;
@@ -362,6 +373,13 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_BALLOON:
 		do_balloon(s, r->balloon->bytes);
+		break;
+	case VMB__REQUEST__KIND_ARRIVED:
+		vm_set_arriving(c->vm, false);
+		control_reply_ready(fd, NULL, 0);
+		break;
+	case VMB__REQUEST__KIND_THROTTLE:
+		do_throttle(s, r->throttle->percent);
 		break;
 	case VMB__REQUEST__KIND_TRACK:
 		do_track(s, fds);

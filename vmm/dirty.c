@@ -14,12 +14,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { CLEAR_PAGES = 64 * 1024 /* 256 MiB at once */ };
+enum {
+	CLEAR_PAGES = 64 * 1024, /* 256 MiB at once */
+	SLICE_MS = 10,		 /* that a throttled VM runs */
+};
 
 struct dirty {
 	uint64_t *shared; /* with whoever copies */
 	uint64_t *log;	  /* of one slot, as KVM gave it */
 	size_t words;
+	unsigned int throttle; /* percent of the time in which the vCPUs are held */
+	bool held;
 };
 
 static int read_slot(struct vm *vm, uint32_t slot, uint64_t first, uint64_t size, bool keep, struct error *e)
@@ -99,6 +104,43 @@ int vm_collect_writes(struct vm *vm, struct error *e)
 	return read_log(vm, true, e);
 }
 
+/* (If it is to run at all; once it has been captured, the owner word is asked.) */
+static void let_go(struct vm *vm)
+{
+	vm->dirty->held = false;
+	if (!vm->quit && !vm->memory.fenced && !vm->user_paused && !vm_pending_event(vm))
+		vm_resume(vm);
+}
+
+static void on_slice(void *ctx)
+{
+	struct vm *vm = ctx;
+	struct dirty *d = vm->dirty;
+	uint64_t ms = SLICE_MS;
+
+	if (d->held) {
+		let_go(vm);
+	} else if (vm->running) {
+		vm_pause(vm);
+		d->held = true;
+		ms = (uint64_t)SLICE_MS * d->throttle / (100 - d->throttle);
+	}
+	loop_set_timer(vm->loop, clock_ns() + ms * 1000000, on_slice, vm);
+}
+
+void vm_throttle(struct vm *vm, unsigned int percent)
+{
+	vm->dirty->throttle = percent;
+	if (vm->dirty->held)
+		let_go(vm);
+	loop_set_timer(vm->loop, percent ? clock_ns() + SLICE_MS * 1000000ull : 0, on_slice, vm);
+}
+
+bool vm_is_held_back(const struct vm *vm)
+{
+	return vm->dirty && vm->dirty->held;
+}
+
 bool vm_is_tracked(const struct vm *vm)
 {
 	return vm->dirty;
@@ -111,6 +153,8 @@ void vm_untrack_writes(struct vm *vm)
 
 	if (!d)
 		return;
+	if (d->throttle)
+		vm_throttle(vm, 0);
 	if (vm_log_writes(vm, false, &e))
 		log_line("%s: %s", vm->config->name, e.text);
 	munmap(d->shared, d->words * 8);

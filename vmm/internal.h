@@ -64,6 +64,8 @@ struct memory {
 	int scratch; /* memfd behind what no extent is mapped over, once somebody has touched that; -1 */
 	/* Pages that were written by devices, which KVM does not see (dirty.c): a bit each; NULL: nobody asks. */
 	uint64_t *written;
+	int guard;     /* userfaultfd, -1: none */
+	bool arriving; /* not all of it has come */
 };
 
 /* Makes the memfd, or adopts `fd` (a handover); maps nothing yet. */
@@ -77,6 +79,10 @@ int memory_beam_in(struct memory *m, uint64_t offset, uint64_t size, int fd, str
 int memory_beam_out(struct memory *m, uint64_t offset, uint64_t size, struct error *e);
 /* Puts a little memory, the same again and again, over a part of the window where nothing is. */
 int memory_beam_scratch(struct memory *m, uint64_t offset, uint64_t size, struct error *e);
+/* A userfaultfd for all of it; it stays the memory's.  -1 with *e set. */
+int memory_guard(struct memory *m, struct error *e);
+/* Takes it all out of the page tables: the next touch of each page is a fault. */
+void memory_forget_mappings(const struct memory *m);
 /* Is it a memfd whose size is sealed?  Its size, or 0 with *e set. */
 uint64_t memory_sealed_size(int fd, struct error *e);
 /* The back half of a VM: part of the hypervisor's window device, which is closed here. */
@@ -115,6 +121,8 @@ void window_destroy(struct vm *vm);
 struct dirty;
 /* In vm.c: turns KVM's log of what vCPUs write on or off. */
 int vm_log_writes(struct vm *vm, bool on, struct error *e);
+/* Is it throttled, and just not running for that? */
+bool vm_is_held_back(const struct vm *vm);
 
 /* ---------------------------------------- front.c, front_state.c, back.c: a VM in two halves */
 
@@ -183,6 +191,8 @@ void loop_remove(struct loop_source *s);
 /* Runs until loop_stop(); one wait and one dispatch with loop_once(timeout, -1: none). */
 void loop_run(struct loop *l);
 void loop_once(struct loop *l, int timeout_ms);
+/* Calls fn once when the time (CLOCK_MONOTONIC) has come; there is one timer.  0: never. */
+void loop_set_timer(struct loop *l, uint64_t due_ns, void (*fn)(void *ctx), void *ctx);
 void loop_stop(struct loop *l);
 
 /* ------------------------------------------------------------------ vcpu.c, vcpu_state.c */

@@ -23,6 +23,9 @@ struct loop {
 	bool stopped;
 	pthread_mutex_t *lock;
 	struct loop_source *dead;
+	uint64_t timer_ns; /* when it is due; 0: never */
+	void (*timer)(void *ctx);
+	void *timer_ctx;
 };
 
 struct loop *loop_create(pthread_mutex_t *lock, struct error *e)
@@ -95,13 +98,33 @@ void loop_remove(struct loop_source *s)
 	s->loop->dead = s;
 }
 
+void loop_set_timer(struct loop *l, uint64_t due_ns, void (*fn)(void *ctx), void *ctx)
+{
+	l->timer_ns = due_ns;
+	l->timer = fn;
+	l->timer_ctx = ctx;
+}
+
+static int until_timer(const struct loop *l, int timeout_ms)
+{
+	uint64_t now = clock_ns(), left;
+
+	if (!l->timer_ns)
+		return timeout_ms;
+	left = l->timer_ns > now ? (l->timer_ns - now + 999999) / 1000000 : 0;
+	return timeout_ms < 0 ? (int)MIN(left, 1000000ull) : (int)MIN(left, (uint64_t)timeout_ms);
+}
+
 void loop_once(struct loop *l, int timeout_ms)
 {
 	struct epoll_event ev[32];
-	int n;
+	int n = epoll_wait(l->epoll, ev, ARRAY_LEN(ev), until_timer(l, timeout_ms));
 
-	n = epoll_wait(l->epoll, ev, ARRAY_LEN(ev), timeout_ms);
 	pthread_mutex_lock(l->lock);
+	if (l->timer_ns && clock_ns() >= l->timer_ns) {
+		l->timer_ns = 0;
+		l->timer(l->timer_ctx);
+	}
 	for (int i = 0; i < n; i++) {
 		struct loop_source *s = ev[i].data.ptr;
 

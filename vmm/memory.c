@@ -8,10 +8,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <numa.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #ifndef MADV_POPULATE_WRITE
@@ -41,7 +44,7 @@ int memory_create(struct memory *m, uint64_t size, bool hugetlb, int fd, struct 
 	m->size = size;
 	m->hugetlb = hugetlb;
 	m->fd = fd;
-	m->scratch = -1;
+	m->scratch = m->guard = -1;
 	m->adopted = fd >= 0;
 	if (fd >= 0) {
 		uint64_t have = memory_sealed_size(fd, e);
@@ -151,7 +154,7 @@ int memory_beam_scratch(struct memory *m, uint64_t offset, uint64_t size, struct
 int memory_adopt_window(struct memory *m, uint64_t size, int device, uint64_t offset, struct error *e)
 {
 	memset(m, 0, sizeof(*m));
-	m->fd = m->scratch = -1;
+	m->fd = m->scratch = m->guard = -1;
 	m->size = size;
 	m->adopted = true;
 	m->base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, device, (off_t)offset);
@@ -197,6 +200,7 @@ void memory_destroy(struct memory *m)
 	m->base = m->window = NULL;
 	close_fd(&m->fd);
 	close_fd(&m->scratch);
+	close_fd(&m->guard);
 }
 
 uint64_t memory_low_size(const struct memory *m)
@@ -228,6 +232,25 @@ void memory_written(const struct memory *m, const void *at, size_t len)
 	last = (uint64_t)((const uint8_t *)at - m->base + len - 1) / DIRTY_PAGE;
 	for (uint64_t p = first; p <= last; p++)
 		m->written[p / 64] |= 1ull << p % 64;
+}
+
+int memory_guard(struct memory *m, struct error *e)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM};
+
+	if (m->hugetlb)
+		return error_set(e, "post-copy: not with --hugepages");
+	m->guard = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (m->guard >= 0 && !ioctl(m->guard, UFFDIO_API, &api))
+		return m->guard;
+	error_set_errno(e, "post-copy: userfaultfd");
+	close_fd(&m->guard);
+	return -1;
+}
+
+void memory_forget_mappings(const struct memory *m)
+{
+	madvise(m->base, m->size, MADV_DONTNEED);
 }
 
 void memory_prefault(const struct memory *m)

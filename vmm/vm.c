@@ -277,7 +277,7 @@ static struct vm *vm_alloc(const Vmb__VmConfig *config, const struct vm_files *f
 	pthread_cond_init(&vm->vcpus_wake, NULL);
 	pthread_cond_init(&vm->vcpus_quiet, NULL);
 	vm->files = *files;
-	vm->kvm = vm->fd = vm->wake = vm->memory.fd = -1;
+	vm->kvm = vm->fd = vm->wake = vm->memory.fd = vm->memory.guard = -1;
 	vm->created_ns = clock_ns();
 	/* Who started the VM, not who moved it here last. */
 	vm->owner_uid = files->lock >= 0 && !fstat(files->lock, &lock) ? lock.st_uid : geteuid();
@@ -588,7 +588,7 @@ Vmb__RunState vm_run_state(const struct vm *vm)
 {
 	if (vm->crash[0])
 		return VMB__RUN_STATE__RUN_STATE_CRASHED;
-	if (vm->running)
+	if (vm->running || vm_is_held_back(vm))
 		return VMB__RUN_STATE__RUN_STATE_RUNNING;
 	return vm->first_run_ns || vm->user_paused ? VMB__RUN_STATE__RUN_STATE_PAUSED
 						   : VMB__RUN_STATE__RUN_STATE_STARTING;
@@ -684,6 +684,24 @@ void vm_set_user_paused(struct vm *vm, bool paused)
 bool vm_user_paused(const struct vm *vm)
 {
 	return vm->user_paused;
+}
+
+int vm_guard_memory(struct vm *vm, uint64_t *base, struct error *e)
+{
+	*base = (uintptr_t)vm->memory.base;
+	return memory_guard(&vm->memory, e);
+}
+
+void vm_set_arriving(struct vm *vm, bool arriving)
+{
+	vm->memory.arriving = arriving;
+	if (arriving) /* what has been touched already may be what has not come */
+		memory_forget_mappings(&vm->memory);
+}
+
+bool vm_is_arriving(const struct vm *vm)
+{
+	return vm->memory.arriving;
 }
 
 struct loop_source *vm_watch(struct vm *vm, int fd, uint32_t events,

@@ -179,6 +179,18 @@ int vm_collect_writes(struct vm *vm, struct error *e);
 bool vm_is_tracked(const struct vm *vm);
 void vm_untrack_writes(struct vm *vm);
 
+/* Keeps the vCPUs from running for so much of the time, until vm_untrack_writes(). */
+void vm_throttle(struct vm *vm, unsigned int percent);
+
+/* ---- memory that comes after the start (migrate/postcopy.h); locked
+ *
+ * vm_guard_memory(), before vm_start(), gives a userfaultfd (the VM's, for as long as it exists) for the RAM memfd's
+ * mapping, which begins at *base.  While memory is arriving the VM waits for what has not come, and cannot be moved.
+ */
+int vm_guard_memory(struct vm *vm, uint64_t *base, struct error *e);
+void vm_set_arriving(struct vm *vm, bool arriving);
+bool vm_is_arriving(const struct vm *vm);
+
 /* Writes RAM and registers of a paused or crashed VM as an ELF core to fd.  Locked. */
 int vm_dump(struct vm *vm, int fd, struct error *e);
 

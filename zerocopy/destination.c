@@ -24,6 +24,8 @@ struct incoming {
 	int driver, state, link, source_pidfd; /* link, source_pidfd: -1 in a recovery */
 	uint16_t instance, source;
 	struct vm *vm;
+	int guard; /* userfaultfd, the VM's; -1: no post-copy */
+	uint64_t memory_base;
 	struct owner *owner;
 	struct wire_fds clients; /* console clients, with Link.captured */
 	Vmb__HandoverResult result;
@@ -37,13 +39,14 @@ static void reply(struct incoming *in, Vmb__Reply__KindCase kind)
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 
 	r.kind_case = kind;
-	if (kind == VMB__REPLY__KIND_PREPARED)
+	if (kind == VMB__REPLY__KIND_PREPARED) {
+		prepared.memory_base = in->memory_base;
 		r.prepared = &prepared;
-	else if (kind == VMB__REPLY__KIND_RESULT)
+	} else if (kind == VMB__REPLY__KIND_RESULT)
 		r.result = &in->result;
 	else
 		r.warmed = &empty;
-	wire_send(in->driver, &r.base, NULL, 0, NULL);
+	wire_send(in->driver, &r.base, &in->guard, kind == VMB__REPLY__KIND_PREPARED && in->guard >= 0, NULL);
 }
 
 /* Tells source and driver how it went; either may be gone. */
@@ -123,6 +126,8 @@ static int build(struct incoming *in, struct wire_fds *fds,
 	in->vm = vm_create(in->req->provisional->config, &files, false, e);
 	if (!in->vm)
 		return -1;
+	if (in->req->post_copy && (in->guard = vm_guard_memory(in->vm, &in->memory_base, e)) < 0)
+		log_line("%s: %s", vm_config(in->vm)->name, e->text); /* the sender is told, and decides */
 	vm_lock(in->vm);
 	if (vm_load_provisional(in->vm, in->req->provisional, e)) {
 		vm_unlock(in->vm);
@@ -187,6 +192,8 @@ static int await_go(struct incoming *in, struct error *e)
 	if (wire_recv(in->link, &vmb__link__descriptor, &answer, NULL, -1, e) != 1)
 		return error_set(e, "the source has not committed");
 	go = ((Vmb__Link *)answer)->kind_case == VMB__LINK__KIND_GO;
+	if (go && !((Vmb__Link *)answer)->go->post_copy)
+		vm_set_arriving(in->vm, false);
 	protobuf_c_message_free_unpacked(answer, NULL);
 	return go ? 0 : error_set(e, "the source has not committed");
 }
@@ -198,6 +205,8 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 	*phase = "restore";
 	if (fault_point("destination.captured"))
 		return error_set(e, "fault injected");
+	if (in->guard >= 0)
+		vm_set_arriving(in->vm, true);
 	if (restore(in, e))
 		return -1;
 	phases_end(&in->phases, "restore");
@@ -259,6 +268,9 @@ static bool receive(struct incoming *in, struct error *e)
 	const char *phase = "restore";
 	bool served = false;
 
+	/* What is here of its memory may be only a part. */
+	if (in->req->copied && news != NEWS_CAPTURED)
+		return false;
 	/* (The memory of another machine's VM is there.) */
 	if ((news == NEWS_GIVEN_UP || (in->req->confirm && news == NEWS_SOURCE_DEAD)) && !state_is_sealed(in->state))
 		return false;
@@ -294,6 +306,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 		.state = -1,
 		.link = -1,
 		.source_pidfd = -1,
+		.guard = -1,
 		.instance = (uint16_t)req->instance,
 	};
 	bool served = false;

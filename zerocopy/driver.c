@@ -36,14 +36,15 @@ struct party {
 struct drive {
 	const struct handover_options *o;
 	struct handover_report *r;
-	struct party source, destination;
+	struct party source, destination, copier;
+	struct vm_files copy; /* the destination's RAM, if it is not the source's */
 	pid_t destination_pid;
 	int state;
 	Vmb__Reply *offer;
 	struct wire_fds files; /* the VM's; the source's pidfd is the last */
 	uint16_t instance;
-	bool prepared, warmed, going;
-	uint64_t start, prepared_at, warmed_at;
+	bool prepared, warmed, copied, going;
+	uint64_t start, prepared_at, warmed_at, copied_at;
 };
 
 static int fail(struct drive *d, const char *phase, const struct error *e)
@@ -79,6 +80,7 @@ static int get_offer(struct drive *d, const char *vm, int link, struct error *e)
 	req.kind_case = VMB__REQUEST__KIND_HANDOVER;
 	req.handover = &h;
 	h.state_version = STATE_VERSION;
+	h.rest = d->o->rest;
 	h.fault = (char *)(uintptr_t)(d->o->fault ? d->o->fault : "");
 	d->source.link = vmm_connect(vm, e);
 	if (d->source.link < 0)
@@ -130,6 +132,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	in.placement = offer->provisional->config->placement;
 	if (d->o->placement || recover)
 		in.placement = (char *)(uintptr_t)(recover ? "" : d->o->placement);
+	in.copied = d->o->copy && !recover;
 	in.warm = d->o->warm && !d->o->dry_run && !recover;
 	in.recover = recover;
 	in.fault = (char *)(uintptr_t)(d->o->fault && !recover ? d->o->fault : "");
@@ -141,7 +144,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 		fds[n++] = d->source.pidfd;
 	}
 	for (size_t i = 0; i < offer->n_fd_names; i++)
-		fds[n++] = d->files.fd[i];
+		fds[n++] = in.copied && !strcmp(offer->fd_names[i], "ram") ? d->copy.ram : d->files.fd[i];
 	d->destination_pid = vmm_spawn(d->o->entry, &d->destination.link, e);
 	if (d->destination_pid < 0)
 		return -1;
@@ -151,6 +154,32 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 		return error_set_errno(e, "pidfd_open");
 	place_like(d->source.pidfd, d->destination_pid);
 	return wire_send(d->destination.link, &req.base, fds, n, e);
+}
+
+static int ram_of(const struct drive *d)
+{
+	for (size_t i = 0; i < d->offer->offer->n_fd_names; i++)
+		if (!strcmp(d->offer->offer->fd_names[i], "ram"))
+			return d->files.fd[i];
+	return -1;
+}
+
+/* Between source and destination: `link` is its end of the source's, `on` of the destination's. */
+static int start_copier(struct drive *d, int link, int on, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__IncomingRequest in = VMB__INCOMING_REQUEST__INIT;
+	pid_t pid = vmm_spawn(d->o->copy, &d->copier.link, e);
+
+	if (pid < 0)
+		return -1;
+	d->copier.pidfd = open_pidfd(pid);
+	if (d->copier.pidfd < 0)
+		return error_set_errno(e, "pidfd_open");
+	in.provisional = d->offer->offer->provisional;
+	req.kind_case = VMB__REQUEST__KIND_INCOMING;
+	req.incoming = &in;
+	return wire_send(d->copier.link, &req.base, (const int[]){link, on, ram_of(d), d->copy.ram}, 4, e);
 }
 
 /* ---- events */
@@ -163,9 +192,12 @@ static void hear(struct drive *d, struct party *p)
 	if (vmm_receive_reply(p->link, &reply, NULL, 0, &p->error)) {
 		d->r->cancelled |= !strcmp(p->error.text, HANDOVER_CANCELLED);
 		close_fd(&p->link);
-		/* What stands for another machine would go on copying. */
-		if (d->o->remote && p == &d->source && !d->going)
-			close_fd(&d->destination.link);
+		/* What copies would go on. */
+		if (p == &d->source && !d->going && !d->o->rest) {
+			close_fd(&d->copier.link);
+			if (d->o->remote)
+				close_fd(&d->destination.link);
+		}
 		return;
 	}
 	if (reply->kind_case == VMB__REPLY__KIND_RESULT && !p->reply) {
@@ -181,6 +213,9 @@ static void hear(struct drive *d, struct party *p)
 		d->prepared = true;
 		d->prepared_at = clock_ns();
 		fault_point("driver.prepared");
+	} else if (reply->kind_case == VMB__REPLY__KIND_WARMED && p == &d->copier) {
+		d->copied = true;
+		d->copied_at = clock_ns();
 	} else if (reply->kind_case == VMB__REPLY__KIND_WARMED) {
 		d->warmed = true;
 		d->warmed_at = clock_ns();
@@ -191,17 +226,17 @@ static void hear(struct drive *d, struct party *p)
 
 static void look(struct drive *d, int timeout_ms)
 {
-	struct party *parties[2] = {&d->source, &d->destination};
-	struct pollfd p[4];
+	struct party *parties[3] = {&d->source, &d->destination, &d->copier};
+	struct pollfd p[6];
 
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		p[2 * i] = (struct pollfd){.fd = parties[i]->link, .events = POLLIN};
 		p[2 * i + 1] = (struct pollfd){
 			.fd = parties[i]->dead ? -1 : parties[i]->pidfd, .events = POLLIN};
 	}
-	if (poll(p, 4, timeout_ms) <= 0)
+	if (poll(p, 6, timeout_ms) <= 0)
 		return;
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < 3; i++) {
 		if (p[2 * i].revents)
 			hear(d, parties[i]);
 		else if (p[2 * i + 1].revents)
@@ -216,6 +251,8 @@ static bool is_over(const struct drive *d)
 	if (t->result && t->result->crashed)
 		return true;
 	if (d->going && s->result && !s->result->completed)
+		return true;
+	if (d->o->copy && !d->going && d->copier.dead && !d->copier.result)
 		return true;
 	if (d->going)
 		return (s->result || s->dead) && (t->result || t->dead);
@@ -234,8 +271,16 @@ static int send_go(struct drive *d, struct error *e)
 	go.instance = d->instance;
 	go.drain_timeout_ns = d->o->drain_timeout_ns;
 	go.remote = d->o->remote;
-	go.commit_timeout_ns = d->o->remote ? FINISH_TIMEOUT_MS * 1000000ull : 0;
+	go.commit_timeout_ns = d->o->remote || d->o->copy ? FINISH_TIMEOUT_MS * 1000000ull : 0;
 	return wire_send(d->source.link, &req.base, &d->destination.pidfd, 1, e);
+}
+
+/* Copying, and what post-copy has left, take as long as they take. */
+static bool may_take_long(const struct drive *d)
+{
+	const Vmb__HandoverResult *s = d->source.result;
+
+	return ((d->o->remote || d->o->copy) && d->prepared && !d->o->timeout_ns && !d->going) || (s && s->post_copy);
 }
 
 static void wait_for_both(struct drive *d)
@@ -246,10 +291,10 @@ static void wait_for_both(struct drive *d)
 	while (!is_over(d)) {
 		uint64_t now = clock_ns();
 
-		if (now >= deadline && !(d->o->remote && d->prepared && !d->o->timeout_ns && !d->going))
+		if (now >= deadline && !may_take_long(d))
 			return;
 		look(d, now < deadline ? (int)MIN((deadline - now) / 1000000 + 1, 1000ull) : 1000);
-		if (d->warmed && !d->going && d->source.link >= 0 && !d->source.dead) {
+		if (d->warmed && (d->copied || !d->o->copy) && !d->going && d->source.link >= 0 && !d->source.dead) {
 			deadline = clock_ns() + d->o->drain_timeout_ns + FINISH_TIMEOUT_MS * 1000000ull;
 			if (!send_go(d, &e)) {
 				d->going = true;
@@ -278,6 +323,22 @@ static int rehearse(struct drive *d)
 	snprintf(d->r->blockers[d->r->nblockers++], sizeof(d->r->blockers[0]), "%.*s",
 		 (int)sizeof(d->r->blockers[0]) - 1, e.text);
 	return fail(d, "prepare", &e);
+}
+
+/* The VM runs on the other machine; the source keeps what is missing there until the sender has sent it. */
+static int send_rest(struct drive *d)
+{
+	struct party *t = &d->destination;
+
+	while (!t->serves && t->link >= 0)
+		look(d, FINISH_TIMEOUT_MS);
+	d->r->completed = t->result != NULL;
+	if (!t->result)
+		return fail(d, "rest", &t->error);
+	d->r->post_copy = true;
+	d->r->total_ns = clock_ns() - d->start;
+	d->r->state_bytes = t->result->bytes_sent;
+	return 0;
 }
 
 /* ---- the end */
@@ -330,7 +391,7 @@ static void add_phases(struct handover_report *r, const Vmb__HandoverResult *res
 
 static int report(struct drive *d)
 {
-	const Vmb__HandoverResult *s = d->source.result, *t = d->destination.result;
+	const Vmb__HandoverResult *s = d->source.result, *t = d->destination.result, *c = d->copier.result;
 	struct handover_report *r = d->r;
 	uint64_t now;
 
@@ -341,26 +402,31 @@ static int report(struct drive *d)
 		now = clock_ns();
 		r->completed = true;
 		add_phase(r, "prepare", d->prepared_at ? d->prepared_at - d->start : 0);
-		if (d->warmed_at && (d->o->warm || d->o->remote))
+		if (d->copied_at)
+			add_phase(r, "copy", d->copied_at - d->prepared_at);
+		else if (d->warmed_at && (d->o->warm || d->o->remote))
 			add_phase(r, d->o->remote ? "copy" : "warm", d->warmed_at - d->prepared_at);
 		add_phases(r, s);
 		if (s)
 			/* From the sealed state to the destination's first look at it. */
 			add_phase(r, "notify",
 				  t->resume_ns - s->sent_ns -
-					  (t->n_phases == 3 ? t->phases[0]->ns + t->phases[1]->ns +
+					  (t->n_phases >= 3 ? t->phases[0]->ns + t->phases[1]->ns +
 								      t->phases[2]->ns
 							    : 0));
 		add_phases(r, t);
-		add_phase(r, "retire", now - t->resume_ns);
+		/* (What post-copy has sent after the start is a phase of its own.) */
+		add_phase(r, "retire", now - t->resume_ns - (t->n_phases > 3 ? t->phases[3]->ns : 0));
 		r->total_ns = now - d->start;
-		if (d->o->warm && d->warmed_at)
+		if (d->o->warm && d->warmed_at && !d->o->copy)
 			r->total_ns -= d->warmed_at - d->prepared_at;
 		r->cpu_destination_ns = t->cpu_ns;
-		r->rounds = t->rounds;
+		r->rounds = c ? c->rounds : t->rounds;
+		r->post_copy = t->post_copy;
+		r->throttle = c ? c->throttle : t->throttle;
 		if (s) {
 			r->downtime_ns = t->resume_ns - s->pause_ns;
-			r->state_bytes = d->o->remote ? t->bytes_sent : s->state_bytes;
+			r->state_bytes = d->o->remote ? t->bytes_sent : s->state_bytes + (c ? c->bytes_sent : 0);
 			r->cpu_source_ns = s->cpu_ns;
 		}
 		fault_point("driver.done");
@@ -385,13 +451,22 @@ static int report(struct drive *d)
 		r->crashed = true;
 		return fail(d, t->phase, &e);
 	}
+	if (s && s->completed && s->post_copy) {
+		struct error e;
+
+		error_set(&e, "it runs on the other machine, which still needs memory from here: "
+			      "'vmbeam migrate %s --resume' goes on", d->offer->offer->provisional->config->name);
+		return fail(d, "rest", &e);
+	}
 	if (s && s->completed) {
 		struct error e;
 
 		error_set(&e, "the destination ended after it had taken the VM over");
 		return fail(d, "resume", &e);
 	}
-	return fail(d, !d->prepared ? "prepare" : d->o->remote ? "copy" : "warm",
+	if (d->copier.error.text[0] && !r->cancelled)
+		return fail(d, "copy", &d->copier.error);
+	return fail(d, !d->prepared ? "prepare" : d->o->remote || d->o->copy ? "copy" : "warm",
 		    d->destination.error.text[0] && !r->cancelled ? &d->destination.error : &d->source.error);
 }
 
@@ -402,13 +477,16 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 		.r = r,
 		.source = {.link = -1, .pidfd = -1},
 		.destination = {.link = -1, .pidfd = -1},
+		.copier = {.link = -1, .pidfd = -1},
 		.state = -1,
 	};
-	int link[2] = {-1, -1}, result;
+	int link[2] = {-1, -1}, on[2] = {-1, -1}, result;
 	struct error e = {""};
 
 	memset(r, 0, sizeof(*r));
 	r->remote = o->remote;
+	r->copied = o->copy != NULL;
+	vm_files_init(&d.copy);
 	fault_arm(o->fault);
 	d.start = clock_ns();
 	d.state = state_create(&e);
@@ -418,17 +496,31 @@ int handover_drive(const char *vm, const struct handover_options *o, struct hand
 	}
 	close_fd(&link[0]);
 	fault_point("driver.offered");
-	if (start_destination(&d, link[1], false, &e)) {
+	if (o->copy && (vm_files_make_ram(&d.copy, d.offer->offer->provisional->config, &e) || wire_pair(on, &e) ||
+			start_copier(&d, link[1], on[0], &e))) {
+		result = fail(&d, "prepare", &e);
+		goto out;
+	}
+	close_fd(&on[0]);
+	if (start_destination(&d, o->copy ? on[1] : link[1], false, &e)) {
 		result = fail(&d, "prepare", &e);
 		goto out;
 	}
 	close_fd(&link[1]); /* or its end would never be seen */
+	close_fd(&on[1]);
 	if (o->dry_run) {
 		result = rehearse(&d);
 		goto out;
 	}
+	if (o->rest) {
+		result = send_rest(&d);
+		goto out;
+	}
 	wait_for_both(&d);
 	look(&d, 0);
+	/* (It has relayed the destination's word, and has one of its own.) */
+	for (int i = 0; i < RETIRE_TIMEOUT_MS / 100 && d.going && d.copier.link >= 0 && !d.copier.result; i++)
+		look(&d, 100);
 	if (d.destination.result && d.destination.result->completed) {
 		result = report(&d);
 		/* Dead right after it had started: a crash like any other, but the memory is here. */
@@ -449,6 +541,11 @@ out:
 	close_fd(&link[1]);
 	forget(&d.source);
 	forget(&d.destination);
+	forget(&d.copier);
+	close_fd(&d.copier.pidfd);
+	close_fd(&on[0]);
+	close_fd(&on[1]);
+	vm_files_close(&d.copy);
 	if (d.destination_pid > 0)
 		waitpid(d.destination_pid, NULL, WNOHANG);
 	close_fd(&d.destination.pidfd);

@@ -31,6 +31,7 @@ struct handover_source {
 	/* one handover, from HandoverRequest on */
 	int driver, link, state; /* -1 without */
 	struct loop_source *driver_source;
+	bool departing; /* it runs on another machine, which has not got all of its memory */
 	bool unresolved; /* the VM may run on another machine; all of it is here still, stopped */
 };
 
@@ -205,6 +206,7 @@ static int await_destination(struct move *m, int timeout_ms, struct error *e)
 			}
 			m->answered = l->kind_case == VMB__LINK__KIND_RESTORED;
 			done = m->answered && l->restored->completed;
+			m->result.post_copy = done && l->restored->post_copy;
 			if (!done)
 				error_set(e, "%s", l->kind_case == VMB__LINK__KIND_RESTORED
 							   ? l->restored->error
@@ -333,12 +335,13 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 			 e.text);
 	}
 	send_result(&m);
-	if (m.result.completed)
+	s->departing = m.result.completed && m.result.post_copy;
+	if (m.result.completed && !s->departing)
 		vm_leave(s->vm);
 	if (m.captured)
 		vmb__vm_state__free_unpacked(m.captured, NULL);
 	close_fd(&pidfd);
-	end_handover(s, m.result.completed);
+	end_handover(s, m.result.completed && !s->departing);
 }
 
 /* ---- the running part */
@@ -400,6 +403,14 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 {
 	if (s->driver >= 0)
 		error_set(e, "it is being moved already");
+	else if (r->rest && (s->departing || s->unresolved)) /* whoever asks knows that it runs there */
+		return NULL;
+	else if (r->rest)
+		error_set(e, "no other machine needs memory of it");
+	else if (s->departing)
+		error_set(e, "it runs on another machine, which still needs memory from here");
+	else if (vm_is_arriving(s->vm))
+		error_set(e, "some of its memory has yet to come from another machine");
 	else if (s->unresolved)
 		error_set(e, "it may run on another machine: look there");
 	else if (!s->owner)
@@ -454,6 +465,16 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 		close(fd);
 		return true;
 	}
+	if (r->kind_case == VMB__REQUEST__KIND_DEPART) {
+		if (!s->departing && !s->unresolved) {
+			error_set(e, "it has not gone anywhere");
+			return false;
+		}
+		control_reply_ready(fd, NULL, 0);
+		close(fd);
+		vm_leave(s->vm);
+		return true;
+	}
 	if (r->kind_case == VMB__REQUEST__KIND_TAKE_BACK) {
 		if (take_back_unresolved(s, e))
 			return false;
@@ -466,7 +487,7 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 		return false;
 	}
 	blocker = find_blocker(s, r->handover, &why);
-	if (blocker) {
+	if (blocker || r->handover->rest) {
 		send_offer(s, fd, blocker);
 		close(fd);
 		return true;

@@ -104,8 +104,12 @@ struct handover_options {
 	bool warm;
 	uint64_t drain_timeout_ns;
 	const char *fault; /* tests; NULL or "" without */
+	/* The destination gets memory of its own: what this runs (a process, as entry) copies into it, stands between source
+	 * and destination, and is told by an IncomingRequest with both links, the RAM memfd and the new one.  NULL: shared. */
+	int (*copy)(void);
 	/* The process that `entry` runs stands for another machine (migrate/session.h). */
 	bool remote;
+	bool rest;	     /* it runs there, and has not got all of its memory */
 	uint64_t timeout_ns; /* then: until the guest is to be stopped; 0: none */
 	void (*progress)(void *ctx, const Vmb__Progress *p);
 	void *ctx;
@@ -136,7 +140,8 @@ struct handover_report {
 	uint64_t downtime_ns;
 	uint64_t state_bytes; /* all that was copied */
 	unsigned int rounds;  /* of pre-copy */
-	bool remote;
+	bool remote, copied, post_copy;
+	unsigned int throttle; /* percent, at the end of pre-copy */
 	uint64_t cpu_source_ns, cpu_destination_ns;
 };
 

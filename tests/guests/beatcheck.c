@@ -1,9 +1,9 @@
 /* beatcheck.c: judges the serial log of the test guest "beat" (beat.c says what its lines mean).
  *
- *   beatcheck [--json] [--min KEY=N]... [--top N] [FILE]       (standard input without FILE)
+ *   beatcheck [--json] [--min KEY=N]... [--top N] [--stall TICKS] [FILE]   (standard input without FILE)
  *
  * Exit 1 and a reason at the first thing that must not be: a tick lost, doubled or torn, a clock
- * that went back, any mismatch, a counter that shrinks, no progress over STALL_TICKS ticks, a line
+ * that went back, any mismatch, a counter that shrinks, no progress over 50 ticks (--stall), a line
  * that neither beat nor a kernel prints, or a KEY of the last tick below N ("ticks" counts as one).
  * Otherwise a line (or with --json an object) with the counters and the gaps:
  *   tick_gap   the longest interval between two ticks, and the same less the median ("excess")
@@ -25,7 +25,7 @@
 #include <string.h>
 
 #define MAX_KEYS    16
-#define STALL_TICKS 50
+static unsigned stall_ticks = 50;
 
 struct counter {
 	char name[16];
@@ -113,8 +113,8 @@ static void check_counters(const struct counters *now)
 	}
 	/* An idle guest writes nothing at all; any other must get on. */
 	stalled = get(now, "written") > get(&last, "written") ? 0 : stalled + 1;
-	if (get(now, "written") && stalled > STALL_TICKS)
-		fail("tick %llu: no page written for %u ticks", seq, STALL_TICKS);
+	if (get(now, "written") && stalled > stall_ticks)
+		fail("tick %llu: no page written for %u ticks", seq, stall_ticks);
 }
 
 static void take_tick(const char *line)
@@ -276,6 +276,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
 						{"min", required_argument, NULL, 'm'},
 						{"top", required_argument, NULL, 't'},
+						{"stall", required_argument, NULL, 's'},
 						{0}};
 	const char *minima[8];
 	unsigned minimum_count = 0;
@@ -288,10 +289,12 @@ int main(int argc, char **argv)
 			json = true;
 		else if (c == 't')
 			top = strtoul(optarg, NULL, 10);
+		else if (c == 's')
+			stall_ticks = (unsigned)strtoul(optarg, NULL, 10);
 		else if (c == 'm' && minimum_count < 8)
 			minima[minimum_count++] = optarg;
 		else
-			errx(2, "usage: beatcheck [--json] [--min KEY=N]... [--top N] [FILE]");
+			errx(2, "usage: beatcheck [--json] [--min KEY=N]... [--top N] [--stall TICKS] [FILE]");
 	}
 	if (optind < argc && !(f = fopen(argv[optind], "re")))
 		err(1, "%s", argv[optind]);

@@ -75,7 +75,7 @@ wait_for 10 sh -c "[ \$(grep -c '^tick' b.log) -gt $ticks ]"
 # each party can fail at each point where it asks: the guest runs on
 for point in source.begun source.paused source.drained source.captured source.sealed source.sent \
 	destination.received destination.built destination.captured destination.restored; do
-	VMBEAM_FAULT=$point=fail refuses "handover failed in phase" vmbeam migrate b --to fresh
+	VMBEAM_FAULT=$point=fail refuses "handover failed in phase" vmbeam migrate b --to fresh --mode zero-copy
 	wait_for 10 in_state b running
 done
 check "stop" vmbeam stop b

@@ -45,6 +45,12 @@ start_beat() {
 	wait_for 60 grep -q '^tick 1 ' "$log"
 }
 
+# goes_on LOG: its guest runs.
+goes_on() {
+	before=$(grep -c "^tick " "$1")
+	wait_for 20 sh -c "[ \$(grep -c '^tick ' $1) -gt $((before + 2)) ]"
+}
+
 # json FILE KEY: a number or string of a flat place in a JSON object (KEY as in "downtime_ns").
 json() {
 	sed -n "s/^ *\"$2\": \"\{0,1\}\([^\",]*\)\"\{0,1\},\{0,1\}\$/\1/p" "$1" | head -n 1

@@ -1,59 +1,16 @@
 # Between two machines: two network namespaces joined by a cable, each with VMs of its own.  A guest that writes memory
 # and disk, all verified, goes to and fro (MIGRATIONS, default 4); then everything that can break does, at every
 # step: each time exactly one copy runs or can be made to, and the next migration succeeds.
-N=${MIGRATIONS:-4} T=$PWD
+N=${MIGRATIONS:-4}
 
-ip netns add here && ip netns add there && ip link add cable netns here type veth peer name cable netns there ||
-	fail "no network namespaces"
-ip -n here addr add 10.7.0.1/24 dev cable && ip -n there addr add 10.7.0.2/24 dev cable
-for ns in here there; do
-	ip -n $ns link set lo up && ip -n $ns link set cable up
-	mkdir $ns
-done
-# on MACHINE COMMAND...
-on() {
-	ns=$1
-	shift
-	ip netns exec "$ns" env VMBEAM_RUNTIME_DIR="$T/$ns" "$@"
-}
-address() { [ "$1" = here ] && echo 10.7.0.1 || echo 10.7.0.2; }
-# receive MACHINE [option...]
-receive() {
-	ns=$1
-	shift
-	on "$ns" vmbeam receive --listen "$(address "$ns"):7000" --tls certs --allow "$T" --allow "$LAB" --allow "$GUESTS" "$@" \
-		>>"receive.$ns" 2>&1 &
-	wait_for 10 grep -q "receiving at" "receive.$ns"
-}
-# move FROM TO: in move.json.
-move() {
-	on "$1" vmbeam migrate m --to "tls://$(address "$2"):7000" --tls certs --downtime-limit 1000 --json >move.json 2>move.err
-}
-runs_on() { on "$1" vmbeam info m --json 2>/dev/null | grep -q '"state": "running"'; }
-absent_on() { on "$1" vmbeam info m 2>&1 | grep -q "no such VM"; }
-ticks_on() {
-	before=$(grep -c ^tick m.log)
-	wait_for 20 sh -c "[ \$(grep -c ^tick m.log) -gt $((before + 2)) ]"
-}
-# only_on MACHINE OTHER
-only_on() {
-	wait_for 20 runs_on "$1"
-	wait_for 20 absent_on "$2"
-	ticks_on "$1"
-}
-
-check "certs" vmbeam certs certs 10.7.0.1 10.7.0.2 >/dev/null
+. "$TOP/tests/lab/machines.sh"
 check "other certs" vmbeam certs others 10.7.0.1 10.7.0.2 >/dev/null
-truncate -s 16M disk.img
-receive here
-receive there
 check "start m" on here vmbeam run m --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
 	"console=ttyS0 quiet panic=-1 beat.mem=64M beat.rate=20M beat.disk=1" --memory 256M --disk "$T/disk.img" \
 	--serial "$T/m.log" --detach
 wait_for 60 grep -q '^tick 1 ' m.log
 
-at=here other=there i=0
-swap() { x=$at at=$other other=$x; }
+i=0
 while [ $i -lt "$N" ]; do
 	move $at $other || fail "move to $other: $(cat move.err)"
 	swap
@@ -61,6 +18,18 @@ while [ $i -lt "$N" ]; do
 	json move.json downtime_ns >>downtimes
 	json move.json total_ns >>totals
 	json move.json bytes_sent >>bytes
+	i=$((i + 1))
+done
+
+# Post-copy: it is started before its memory is there.  What it has from before the move is verified.
+i=0
+while [ $i -lt "$N" ]; do
+	move $at $other --mode post-copy || fail "post-copy to $other: $(cat move.err)"
+	grep -q '"mode": "post-copy"' move.json || fail "it was no post-copy: $(cat move.json)"
+	swap
+	only_on $at $other
+	json move.json downtime_ns >>post-downtimes
+	json move.json total_ns >>post-totals
 	i=$((i + 1))
 done
 
@@ -119,37 +88,132 @@ check "stop the copy that is none" on $at vmbeam stop m --force
 swap
 only_on $at $other
 
-# While it is being copied, slowly: the receiver, its parent, the sender, the driver are killed, the cable is cut.
-slowly() {
-	on $at vmbeam migrate m --to "tls://$(address $other):7000" --tls certs --bandwidth 4M >slow.out 2>&1 &
-	slow=$!
-	wait_for 20 grep -q "m: round 1" slow.out
+# The same two with post-copy: what runs there waits for memory that nobody sends.
+died() {
+	VMBEAM_FAULT=$1 move $at $other --mode post-copy && fail "$1, post-copy: it was moved"
+	grep -q "may run on the other machine" move.err || fail "$1, post-copy: '$(cat move.err)'"
 }
-for what in receiver sender driver cable; do
-	slowly
-	case $what in
+died sender.committed=kill
+check "resume here" on $at vmbeam resume m
+only_on $at $other
+died sender.started=kill
+refuses "which still needs memory from here" on $at vmbeam resume m
+check "resume there" on $at vmbeam migrate m --resume >/dev/null
+swap
+only_on $at $other
+
+# slowly RATE TEXT [option...]: until the progress says TEXT.
+slowly() {
+	rate=$1 text=$2
+	shift 2
+	on $at vmbeam migrate m --to "tls://$(address $other):7000" --tls certs --bandwidth "$rate" "$@" >slow.out 2>&1 &
+	slow=$!
+	wait_for 60 grep -q "$text" slow.out
+}
+received=$(grep -c "receiving at" receive.$other)
+back() { wait_for 20 sh -c "[ \$(grep -c 'receiving at' receive.$other) -gt $received ]"; }
+
+# While it is being copied: the receiver, the sender, the driver are killed, the cable is cut.
+for part in receiver sender driver cable; do
+	slowly 4M "m: round 1"
+	case $part in
 	receiver) kill -9 $(victim receive $other) ;;
 	sender) kill -9 $(victim send $at) ;;
 	driver) kill -TERM $(pgrep -f "^vmbeam migrate m") ;;
 	cable) ip -n $at link set cable down ;;
 	esac
-	wait $slow && fail "$what: it was moved: $(cat slow.out)"
+	wait $slow && fail "$part: it was moved: $(cat slow.out)"
 	ip -n $at link set cable up
 	only_on $at $other
-	echo "= $what: $(tail -n 1 slow.out)"
-	[ $what != receiver ] || { sleep 1 && receive $other; }
+	echo "= $part: $(tail -n 1 slow.out)"
+	[ $part != receiver ] || back
 done
 # Twice at once, and cancelled.
-slowly
+slowly 4M "m: round 1"
 refuses "being moved" on $at vmbeam migrate m --to fresh
 check "cancel" on $at vmbeam migrate m --cancel
 wait $slow && fail "it was not cancelled"
 only_on $at $other
 
-move $at $other || fail "the last one: $(cat move.err)"
+# Noise from some byte on, on every connection: in the handshake, in the first message, among the pages.
+for good in 50 3000 100000 4000000; do
+	on $other socat "TCP-LISTEN:7001,fork,reuseaddr" \
+		"SYSTEM:(head -c $good; head -c 300000 /dev/urandom) | socat - TCP\:$(address $other)\:7000" 2>/dev/null &
+	spoiler=$!
+	wait_for 5 on $other socat -u OPEN:/dev/null "TCP:$(address $other):7001"
+	port=7001
+	move $at $other && fail "moved through noise after $good bytes"
+	port=7000
+	kill $spoiler
+	[ "$(wc -l <move.err)" = 1 ] || fail "more than one line: $(cat move.err)"
+	only_on $at $other
+	echo "= noise after $good bytes: $(cat move.err)"
+done
+
+# The receiver gets no more memory in the middle: whoever is killed for it, the guest runs on here.
+mkdir -p groups && mount -t cgroup2 none groups && echo +memory >groups/cgroup.subtree_control && mkdir groups/small && echo 60M >groups/small/memory.max
+for p in $(pgrep -f "vmbeam receive") $(victim receive $other); do
+	[ "$(ip netns identify "$p")" != $other ] || echo "$p" >groups/small/cgroup.procs
+done
+move $at $other && fail "moved into too little memory"
+echo "= too little memory: $(cat move.err)"
+for p in $(cat groups/small/cgroup.procs); do
+	echo "$p" >groups/cgroup.procs
+done
+only_on $at $other
+received=$(grep -c "receiving at" receive.$other)
+if ! pgrep -f "vmbeam receive --listen $(address $other)" >/dev/null; then
+	receive $other
+fi
+wait_for 20 on $other socat -u OPEN:/dev/null "TCP:$(address $other):7000"
+
+# It runs there, and its memory is still coming: the same.  It waits, and goes on with all of its memory.
+for part in receiver cable sender driver; do
+	received=$(grep -c "receiving at" receive.$other)
+	slowly 8M "m: it runs there" --mode post-copy
+	runs_on $at && fail "it runs on"
+	refuses "which still needs memory from here" on $at vmbeam migrate m --to fresh
+	status=0
+	case $part in
+	receiver) kill -9 $(victim receive $other) ;;
+	sender) kill -9 $(victim send $at) ;;
+	driver) kill -KILL $(pgrep -f "^vmbeam migrate m") ;;
+	cable)
+		ip -n $at link set cable down
+		sleep 15
+		ip -n $at link set cable up
+		;;
+	esac
+	wait $slow || status=1
+	if [ $part = sender ]; then
+		grep -q "migrate m --resume" slow.out || fail "sender: $(cat slow.out)"
+		refuses "which still needs memory from here" on $at vmbeam resume m --force
+		check "resume" on $at vmbeam migrate m --resume --json >move.json
+	elif [ $part != driver ]; then
+		[ $status = 0 ] || fail "$part: $(cat slow.out)"
+	fi
+	swap
+	only_on $at $other
+	echo "= $part, post-copy: $(tail -n 1 slow.out)"
+done
+
+# From hypervisor to hypervisor; and one that is not there.
+check "hypervisor hv-a" on $at vmbeam hypervisor start hv-a --memory 512M >/dev/null
+check "hypervisor hv-b" on $other vmbeam hypervisor start hv-b --memory 512M >/dev/null
+check "into hv-a" on $at vmbeam migrate m --to hv-a >/dev/null
+placed() { on "$1" vmbeam info m --json 2>/dev/null | grep -q "\"placement\": \"$2\""; }
+into=/hv-c
+move $at $other && fail "moved into a hypervisor that is not there"
+grep -q "there is no hypervisor hv-c there" move.err || fail "$(cat move.err)"
+placed $at hv-a || fail "it did not go back into hv-a"
+into=/hv-b
+move $at $other || fail "to hv-b: $(cat move.err)"
 swap
+wait_for 30 placed $at hv-b
+into=
 only_on $at $other
 check "power off" on $at vmbeam stop m --timeout 60
-check "memory, disk, clock, serial" beatcheck --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict
+# (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)
+check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict
 kill $(pgrep -f "vmbeam receive") 2>/dev/null
-echo "= $N migrations: total $(median <totals) ns, downtime $(median <downtimes) ns, $(median <bytes) bytes; guest: $(cat verdict)"
+echo "= $N migrations: total $(median <totals) ns, downtime $(median <downtimes) ns, $(median <bytes) bytes; post-copy: total $(median <post-totals) ns, downtime $(median <post-downtimes) ns; guest: $(cat verdict)"

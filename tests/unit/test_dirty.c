@@ -119,3 +119,92 @@ UNIT(dirty, a_bitmap_that_is_none_is_refused)
 	cr_expect_eq(vm_track_writes(vm, bitmap_of(bytes(), true), &e), -1, "by two at once");
 	close_all();
 }
+
+/* ---- slowing it down */
+
+/* Of so many steps of the loop, in how many did it run? */
+static unsigned int running_of(unsigned int steps)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < steps; i++) {
+		vm_lock(vm);
+		n += vm->running;
+		cr_expect_eq(vm_run_state(vm), VMB__RUN_STATE__RUN_STATE_RUNNING, "whoever asks hears nothing of it");
+		vm_unlock(vm);
+		loop_once(vm->loop, 5);
+	}
+	return n;
+}
+
+UNIT(dirty, a_throttled_vm_runs_a_part_of_the_time_and_then_all_of_it)
+{
+	unsigned int n;
+
+	open_vm();
+	cr_assert_eq(track(), 0);
+	vm_lock(vm);
+	vm_resume(vm);
+	vm_throttle(vm, 75); /* 10 ms of 40 */
+	vm_unlock(vm);
+	n = running_of(200);
+	cr_expect(n > 10 && n < 150, "%u of 200", n);
+	vm_lock(vm);
+	vm_throttle(vm, 0);
+	cr_expect(vm->running && !vm_is_held_back(vm));
+	vm_throttle(vm, 99);
+	vm_unlock(vm);
+	for (int i = 0; i < 100 && !vm_is_held_back(vm); i++)
+		loop_once(vm->loop, 5);
+	cr_expect(vm_is_held_back(vm));
+	vm_lock(vm);
+	vm_untrack_writes(vm); /* whoever copied has gone */
+	cr_expect(vm->running);
+	vm_pause(vm);
+	vm_unlock(vm);
+	close_all();
+}
+
+UNIT(dirty, a_throttled_vm_that_a_user_pauses_stays_paused)
+{
+	open_vm();
+	cr_assert_eq(track(), 0);
+	vm_lock(vm);
+	vm_resume(vm);
+	vm_throttle(vm, 50);
+	vm_set_user_paused(vm, true);
+	vm_pause(vm);
+	vm_unlock(vm);
+	for (int i = 0; i < 30; i++) {
+		loop_once(vm->loop, 5);
+		cr_expect(!vm->running);
+	}
+	vm_lock(vm);
+	vm_untrack_writes(vm);
+	cr_expect(!vm->running);
+	vm_unlock(vm);
+	close_all();
+}
+
+UNIT(dirty, memory_that_arrives_is_guarded_but_for_huge_pages)
+{
+	struct error e = {""};
+	uint64_t base;
+	int fd;
+
+	open_vm();
+	vm_lock(vm);
+	fd = vm_guard_memory(vm, &base, &e);
+	cr_expect_geq(fd, 0, "%s", e.text);
+	cr_expect_eq(base, (uintptr_t)vm->memory.base);
+	vm_set_arriving(vm, true);
+	cr_expect(vm_is_arriving(vm));
+	vm_set_arriving(vm, false);
+	cr_expect(!vm_is_arriving(vm));
+	close_fd(&vm->memory.guard);
+	vm->memory.hugetlb = true;
+	cr_expect_eq(vm_guard_memory(vm, &base, &e), -1);
+	vm->memory.hugetlb = false;
+	vm_unlock(vm);
+	close_all();
+}

@@ -1,11 +1,16 @@
 /* test_precopy.c: the page stream, and both ends of a pre-copy over socket pairs. */
-#include "migrate/precopy.h"
+#include "migrate/postcopy.h"
 #include "tests/unit/unit.h"
 
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { PAGES = 1000, CHUNKS = PAGES / STREAM_CHUNK_PAGES + 1, CONNECTIONS = 3, ROUNDS = 3 };
@@ -59,6 +64,12 @@ struct world {
 	unsigned int collected;
 	bool stopped, stop_fails;
 	uint64_t random;
+	unsigned int throttle;
+	/* post-copy */
+	struct sender *sender;
+	struct faults *faults;
+	struct conn *urgent;
+	int uffd, missing, urgent_fds[2];
 };
 
 static int make_memory(uint8_t **base)
@@ -114,6 +125,15 @@ static int stop(void *ctx, uint64_t *dirty, struct error *e)
 	return 0;
 }
 
+static int throttle(void *ctx, unsigned int percent, struct error *e)
+{
+	struct world *w = ctx;
+
+	(void)e;
+	w->throttle = percent;
+	return 0;
+}
+
 static void *serve(void *ctx)
 {
 	struct serve *s = ctx;
@@ -124,19 +144,12 @@ static void *serve(void *ctx)
 	return NULL;
 }
 
-static void open_world(struct world *w)
+static void start_serving(struct world *w)
 {
 	struct precopy_extent all = {0, PAGES * STREAM_PAGE};
 	struct error e;
 
-	memset(w, 0, sizeof(*w));
-	w->random = 1234567;
-	w->from = make_memory(&w->a);
-	w->to = make_memory(&w->b);
-	for (uint64_t p = 0; p < PAGES; p += p % 7 == 3 ? 20 : 1) /* with holes */
-		write_page(w, p, NULL);
-	memset(w->a + 5 * STREAM_PAGE, 0, 3 * STREAM_PAGE);
-	w->receiver = receiver_create(w->to, PAGES * STREAM_PAGE, &all, 1, CONNECTIONS);
+	w->receiver = receiver_create(w->to, PAGES * STREAM_PAGE, &all, 1, CONNECTIONS, w->faults);
 	for (unsigned int i = 0; i < CONNECTIONS; i++) {
 		cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, w->fds[i]), 0);
 		w->conns[i] = conn_new(w->fds[i][0], NULL, &e);
@@ -146,17 +159,8 @@ static void open_world(struct world *w)
 	}
 }
 
-static void free_world(struct world *w)
-{
-	receiver_free(w->receiver);
-	munmap(w->a, PAGES * STREAM_PAGE);
-	munmap(w->b, PAGES * STREAM_PAGE);
-	close(w->from);
-	close(w->to);
-}
-
 /* How many connections ended well at the receiver. */
-static unsigned int close_world(struct world *w)
+static unsigned int end_serving(struct world *w)
 {
 	unsigned int good = 0;
 
@@ -165,15 +169,53 @@ static unsigned int close_world(struct world *w)
 		pthread_join(w->serve[i].thread, NULL);
 		good += !w->serve[i].result;
 	}
+	return good;
+}
+
+static void open_world_with(struct world *w, bool guarded)
+{
+	memset(w, 0, sizeof(*w));
+	w->random = 1234567;
+	w->from = make_memory(&w->a);
+	w->to = make_memory(&w->b);
+	for (uint64_t p = 0; p < PAGES; p += p % 7 == 3 ? 20 : 1) /* with holes */
+		write_page(w, p, NULL);
+	memset(w->a + 5 * STREAM_PAGE, 0, 3 * STREAM_PAGE);
+	if (guarded)
+		w->missing = sealed_memfd("missing", 4096, 0, NULL);
+	else
+		start_serving(w);
+}
+
+static void open_world(struct world *w)
+{
+	open_world_with(w, false);
+}
+
+static void free_world(struct world *w)
+{
+	receiver_free(w->receiver);
+	sender_free(w->sender);
+	munmap(w->a, PAGES * STREAM_PAGE);
+	munmap(w->b, PAGES * STREAM_PAGE);
+	close(w->from);
+	close(w->to);
+}
+
+static unsigned int close_world(struct world *w)
+{
+	unsigned int good = end_serving(w);
+
 	free_world(w);
 	return good;
 }
 
 static int send_world(struct world *w, struct precopy_options *o, struct precopy_result *r, struct error *e)
 {
-	struct precopy_source source = {w->from, PAGES * STREAM_PAGE, collect, stop, w};
+	struct precopy_source source = {collect, stop, throttle, w};
 
-	return precopy_send(w->conns, CONNECTIONS, &source, o, r, e);
+	w->sender = sender_create(w->conns, CONNECTIONS, w->from, PAGES * STREAM_PAGE, 0, e);
+	return !w->sender || precopy_send(w->sender, &source, o, r, e) ? -1 : 0;
 }
 
 UNIT(precopy, all_pages_arrive_and_the_last_of_each_wins)
@@ -214,6 +256,20 @@ static bool say_no(void *ctx, const struct precopy_progress *p)
 	return false;
 }
 
+UNIT(precopy, what_does_not_get_better_is_slowed_down)
+{
+	/* As much is written in each round as has been sent in the one before. */
+	struct precopy_options o = {.downtime_limit_ns = 0};
+	struct precopy_result r;
+	struct world w;
+	struct error e = {""};
+
+	open_world(&w);
+	cr_assert_eq(send_world(&w, &o, &r, &e), 0, "%s", e.text);
+	cr_expect(w.throttle >= 10 && w.throttle == r.throttle && w.throttle <= 99, "%u", w.throttle);
+	cr_expect_eq(close_world(&w), CONNECTIONS);
+}
+
 UNIT(precopy, cancelled_late_or_failed_it_runs_on)
 {
 	struct precopy_options cancel = {.progress = say_no}, late = {.timeout_ns = 1, .switch_ns = 1},
@@ -247,6 +303,156 @@ UNIT(precopy, a_connection_that_breaks_ends_all)
 	cr_expect_eq(send_world(&w, &o, &r, &e), -1);
 	cr_expect(!w.stopped);
 	cr_expect_eq(close_world(&w), 0);
+}
+
+/* ---- post-copy: this process is the VM's, too */
+
+struct guest {
+	struct world *w;
+	uint8_t *base; /* guarded */
+	uint64_t seen; /* pages that were as they should be when they were touched */
+	pthread_t thread, urgent;
+	struct conn *urgent_conn;
+	struct error error;
+	bool tell;
+	int result;
+};
+
+/* Touches all pages, some of them twice, from the end on. */
+static void *touch(void *ctx)
+{
+	struct guest *v = ctx;
+
+	for (uint64_t p = PAGES; p--;)
+		v->seen += !memcmp(v->base + p * STREAM_PAGE, v->w->a + p * STREAM_PAGE, STREAM_PAGE);
+	return NULL;
+}
+
+static void *serve_urgent(void *ctx)
+{
+	struct guest *v = ctx;
+
+	v->result = faults_serve(v->w->faults, v->urgent_conn, v->tell, &v->error);
+	return NULL;
+}
+
+static void open_urgent(struct guest *v, bool tell)
+{
+	struct error e = {""};
+
+	cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, v->w->urgent_fds), 0);
+	v->w->urgent = conn_new(v->w->urgent_fds[0], NULL, &e);
+	v->urgent_conn = conn_new(v->w->urgent_fds[1], NULL, &e);
+	v->tell = tell;
+	cr_assert_eq(faults_arm(v->w->faults, &e), 0, "%s", e.text);
+	cr_assert_eq(pthread_create(&v->urgent, NULL, serve_urgent, v), 0);
+}
+
+static void close_urgent(struct guest *v)
+{
+	pthread_join(v->urgent, NULL);
+	conn_free(v->w->urgent);
+	conn_free(v->urgent_conn);
+}
+
+static const char *no_tick(void *ctx)
+{
+	(void)ctx;
+	return NULL;
+}
+
+static void open_guarded(struct world *w, struct guest *v)
+{
+	struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM};
+	struct error e = {""};
+
+	*v = (struct guest){.w = w};
+	open_world_with(w, true);
+	w->uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	cr_assert(w->uffd >= 0 && !ioctl(w->uffd, UFFDIO_API, &api));
+	v->base = mmap(NULL, PAGES * STREAM_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, w->to, 0);
+	cr_assert(v->base != MAP_FAILED);
+	w->faults = faults_create(w->uffd, (uintptr_t)v->base, w->to, PAGES * STREAM_PAGE, w->missing, &e);
+	cr_assert(w->faults, "%s", e.text);
+	start_serving(w);
+}
+
+static unsigned int close_guarded(struct world *w, struct guest *v)
+{
+	unsigned int good;
+
+	pthread_join(v->thread, NULL); /* all that it touches has come */
+	good = close_world(w);
+	faults_free(w->faults);
+	close(w->uffd);
+	close(w->missing);
+	munmap(v->base, PAGES * STREAM_PAGE);
+	return good;
+}
+
+UNIT(postcopy, what_is_touched_comes_first_and_all_comes)
+{
+	struct precopy_options o = {.downtime_limit_ns = 0, .post_copy = PRECOPY_THEN_POST_COPY};
+	struct postcopy *p;
+	struct precopy_result r;
+	struct world w;
+	struct guest v;
+	struct error e = {""};
+
+	open_guarded(&w, &v);
+	cr_assert_eq(send_world(&w, &o, &r, &e), 0, "%s", e.text);
+	cr_expect(r.post_copy && r.last_pages > 0 && r.last_pages <= sender_left(w.sender));
+	cr_assert(memcmp(w.a, w.b, PAGES * STREAM_PAGE), "nothing is missing");
+	open_urgent(&v, false);
+	p = postcopy_begin(w.sender, w.urgent, &e);
+	cr_assert(p, "%s", e.text);
+	cr_assert_eq(pthread_create(&v.thread, NULL, touch, &v), 0);
+	cr_expect_eq(postcopy_push(p, no_tick, NULL, &e), 0, "%s", e.text);
+	postcopy_free(p);
+	close_urgent(&v);
+	cr_expect_eq(v.result, 0, "%s", v.error.text);
+	cr_expect_eq(close_guarded(&w, &v), CONNECTIONS);
+	cr_expect_eq(v.seen, PAGES, "%lu of %d pages were right", (unsigned long)v.seen, PAGES);
+}
+
+/* The first connections break before anything of the rest was sent; the VM waits, and goes on with new ones. */
+UNIT(postcopy, after_a_break_it_goes_on)
+{
+	struct precopy_options o = {.downtime_limit_ns = 0, .post_copy = PRECOPY_THEN_POST_COPY};
+	struct postcopy *p;
+	struct precopy_result r;
+	struct world w;
+	struct guest v;
+	struct error e = {""};
+
+	open_guarded(&w, &v);
+	cr_assert_eq(send_world(&w, &o, &r, &e), 0, "%s", e.text);
+	open_urgent(&v, false);
+	cr_assert_eq(pthread_create(&v.thread, NULL, touch, &v), 0);
+	poll(NULL, 0, 20); /* it waits for a page, which was asked for */
+	conn_cut(w.urgent);
+	receiver_abort(w.receiver);
+	close_urgent(&v);
+	cr_expect_eq(v.result, -1);
+	cr_expect_eq(sender_end(w.sender, false, &e), -1);
+	end_serving(&w);
+	sender_free(w.sender);
+	receiver_free(w.receiver);
+	faults_free(w.faults);
+
+	w.faults = faults_create(w.uffd, (uintptr_t)v.base, w.to, PAGES * STREAM_PAGE, w.missing, &e);
+	cr_assert(w.faults, "%s", e.text);
+	start_serving(&w);
+	open_urgent(&v, true);
+	w.sender = sender_create(w.conns, CONNECTIONS, w.from, PAGES * STREAM_PAGE, 0, &e);
+	cr_assert_eq(postcopy_learn(w.sender, w.urgent, &e), 0, "%s", e.text);
+	cr_expect_eq(sender_left(w.sender), r.last_pages);
+	p = postcopy_begin(w.sender, w.urgent, &e);
+	cr_expect_eq(postcopy_push(p, no_tick, NULL, &e), 0, "%s", e.text);
+	postcopy_free(p);
+	close_urgent(&v);
+	cr_expect_eq(close_guarded(&w, &v), CONNECTIONS);
+	cr_expect_eq(v.seen, PAGES, "%lu of %d pages were right", (unsigned long)v.seen, PAGES);
 }
 
 /* ---- a sender that lies */
