@@ -46,6 +46,7 @@ struct session {
 	int uffd, missing;
 	struct faults *faults;
 	bool post_copy; /* pages are missing */
+	bool complete; /* nothing is missing, or it has ended */
 	bool started, armed, urgent, resumed;	/* is its connection there; it goes on after a break */
 	struct conn *urgent_conn; /* while it is served */
 	int urgent_ended;	/* 1: well, -1: not */
@@ -158,6 +159,11 @@ static int take_up(const Vmb__NetResume *q, struct session *s, struct error *e)
 	r.resume = q->id;
 	if (ask_parent(&r, &reply, &fds, e))
 		return -1;
+	s->complete = reply->kind_case == VMB__REPLY__KIND_STATUS;
+	if (s->complete) {
+		vmb__reply__free_unpacked(reply, NULL);
+		return 0;
+	}
 	s->memory = wire_take_fd(&fds, 0);
 	s->uffd = wire_take_fd(&fds, 1);
 	s->missing = wire_take_fd(&fds, 2);
@@ -165,13 +171,14 @@ static int take_up(const Vmb__NetResume *q, struct session *s, struct error *e)
 	return make_faults(s, reply, &fds, true, e) || faults_arm(s->faults, e) ? -1 : 0;
 }
 
-static int tell_arrived(const struct session *s, struct error *e)
+/* Arrived, or given up. */
+static int tell_about(Vmb__ReceiveRequest__KindCase kind, const struct session *s, struct error *e)
 {
 	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
 	struct wire_fds fds = {.count = 0};
 	Vmb__Reply *reply;
 
-	r.kind_case = VMB__RECEIVE_REQUEST__KIND_ARRIVED;
+	r.kind_case = kind;
 	r.arrived = (ProtobufCBinaryData){NET_ID, (uint8_t *)(uintptr_t)s->id};
 	if (ask_parent(&r, &reply, &fds, e))
 		return -1;
@@ -240,7 +247,7 @@ static int await(struct session *s, bool (*is_so)(const struct session *s), int 
 	pthread_mutex_lock(&lock);
 	while (!r && !is_so(s) && !s->failed && s->urgent_ended >= 0)
 		r = pthread_cond_clockwait(&changed, &lock, CLOCK_MONOTONIC, &ts);
-	r = is_so(s) && !s->failed ? 0 : error_set(e, "pages of the memory are missing, or a connection for them");
+	r = is_so(s) && (!s->failed || s->urgent_ended > 0) ? 0 : error_set(e, "pages of the memory are missing, or a connection for them");
 	pthread_mutex_unlock(&lock);
 	return r;
 }
@@ -290,7 +297,7 @@ static bool has_urgent(const struct session *s)
 
 static bool has_all(const struct session *s)
 {
-	return s->ended == s->n && s->urgent_ended > 0;
+	return s->urgent_ended > 0;
 }
 
 /* From here on missing pages are asked for; restoring may need some. */
@@ -350,7 +357,12 @@ static int say_ready(struct conn *c, struct session *s, struct error *e)
 /* It runs here; what is missing comes. */
 static int receive_rest(struct session *s, struct error *e)
 {
-	return (s->post_copy && await(s, has_all, 0, e)) || tell_arrived(s, e) ? -1 : 0;
+	struct error ignored;
+
+	if (s->post_copy && await(s, has_all, 0, e))
+		return -1;
+	await(s, all_ended, PAGES_MS, &ignored); /* nothing more comes, but for a farewell */
+	return tell_about(VMB__RECEIVE_REQUEST__KIND_ARRIVED, s, e);
 }
 
 static int receive_vm(struct conn *c, struct session *s, struct error *e)
@@ -367,10 +379,25 @@ static int receive_vm(struct conn *c, struct session *s, struct error *e)
 	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e) || receive_rest(s, e) ? -1 : 0;
 }
 
+static int say_complete(struct conn *c, struct error *e)
+{
+	Vmb__NetMessage m = VMB__NET_MESSAGE__INIT;
+	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
+
+	status.runs = true;
+	m.kind_case = VMB__NET_MESSAGE__KIND_STATUS;
+	m.status = &status;
+	return net_send(c, &m, e);
+}
+
 static int resume_vm(struct conn *c, struct session *s, struct error *e)
 {
+	if (s->complete)
+		return say_complete(c, e);
 	s->started = true;
-	return say_ready(c, s, e) || receive_rest(s, e) ? -1 : 0;
+	return say_ready(c, s, e) || await(s, all_attached, PAGES_MS, e) || await(s, has_urgent, PAGES_MS, e) || receive_rest(s, e)
+		       ? -1
+		       : 0;
 }
 
 /* Called with the lock. */
@@ -411,7 +438,7 @@ static int begin_session(struct conn *c, const Vmb__NetHello *h, const Vmb__NetR
 	pthread_mutex_lock(&lock);
 	if (r)
 		clear_session();
-	else
+	else if (!session.complete)
 		session.receiver = h ? make_receiver(h, session.memory)
 				     : receiver_create(session.memory, (uint64_t)lseek(session.memory, 0, SEEK_END), NULL, 0,
 						       session.n, session.faults);
@@ -421,7 +448,13 @@ static int begin_session(struct conn *c, const Vmb__NetHello *h, const Vmb__NetR
 
 static void end_session(void)
 {
-	receiver_abort(session.receiver);
+	struct error ignored;
+
+	/* Its process may wait for a page that will never come. */
+	if (!session.started && !session.resumed && !session.complete)
+		tell_about(VMB__RECEIVE_REQUEST__KIND_GIVEN_UP, &session, &ignored);
+	if (session.receiver)
+		receiver_abort(session.receiver);
 	pthread_mutex_lock(&lock);
 	session.failed++; /* whoever still waits */
 	if (session.urgent_conn)
@@ -496,7 +529,7 @@ static void on_urgent(struct conn *c, const ProtobufCBinaryData *token)
 	int r;
 
 	pthread_mutex_lock(&lock);
-	if (is_token(token) && !session.urgent) {
+	if (is_token(token) && session.faults && !session.urgent) {
 		session.urgent = true;
 		session.urgent_conn = c;
 		f = session.faults;

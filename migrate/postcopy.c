@@ -7,6 +7,7 @@
 struct postcopy {
 	struct sender *s;
 	struct worker urgent;
+	_Atomic bool complete; /* the receiver has said so */
 };
 
 static int read_record(struct worker *w, struct stream_record *r, struct error *e)
@@ -31,7 +32,8 @@ static int send_wanted(struct worker *w, const struct stream_record *r, struct e
 
 static void *serve_wanted(void *ctx)
 {
-	struct worker *w = ctx;
+	struct postcopy *p = ctx;
+	struct worker *w = &p->urgent;
 	struct stream_record r;
 	int result;
 
@@ -41,6 +43,7 @@ static void *serve_wanted(void *ctx)
 		if (result)
 			break;
 	}
+	p->complete = !result;
 	if (!result)
 		return NULL;
 	pthread_mutex_lock(&w->s->lock);
@@ -62,7 +65,7 @@ struct postcopy *postcopy_begin(struct sender *s, struct conn *urgent, struct er
 	s->start_ns = clock_ns(); /* what the limit would have let through before is not made up for */
 	s->allowance = 0;
 	conn_set_timeout(urgent, 0); /* nothing is wanted, perhaps */
-	errno = pthread_create(&p->urgent.thread, NULL, serve_wanted, &p->urgent);
+	errno = pthread_create(&p->urgent.thread, NULL, serve_wanted, p);
 	if (!errno)
 		return p;
 	error_set_errno(e, "thread");
@@ -85,11 +88,13 @@ int postcopy_push(struct postcopy *p, const char *(*tick)(void *ctx), void *ctx,
 	if (r)
 		conn_cut(p->urgent.c);
 	join(p); /* the receiver ends it when nothing is missing */
-	if (!r && p->urgent.failed) {
-		*e = p->urgent.error;
-		r = -1;
+	if (p->complete) { /* its word counts, whatever has become of the other connections since */
+		sender_end(p->s, !r, e);
+		return 0;
 	}
-	return sender_end(p->s, !r, e);
+	if (!r)
+		*e = p->urgent.error;
+	return sender_end(p->s, false, e);
 }
 
 void postcopy_free(struct postcopy *p)

@@ -170,6 +170,8 @@ static int send_rounds(struct precopy *p, struct error *e)
 		r->dirty_rate = p->round_pages * STREAM_PAGE * 1000 / ((now - since) / 1000000 + 1);
 		since = now;
 		expected = expected_ns(p, p->round_pages);
+		if (p->o->post_copy == PRECOPY_THEN_POST_COPY)
+			return send_last(p, true, expected, e);
 		if (expected <= p->o->downtime_limit_ns) {
 			r->feasible = true;
 			return send_last(p, false, expected, e);
@@ -178,7 +180,7 @@ static int send_rounds(struct precopy *p, struct error *e)
 			return too_fast(p, expected, e);
 		/* The first round's are all that exist, which says nothing. */
 		stuck = p->s->round > 1 && (double)p->round_pages > STUCK * (double)sent;
-		if (p->o->post_copy == PRECOPY_THEN_POST_COPY || (stuck && p->o->post_copy == PRECOPY_OR_POST_COPY))
+		if (stuck && p->o->post_copy == PRECOPY_OR_POST_COPY)
 			return send_last(p, true, expected, e);
 		if (stuck && slow_down(p, e))
 			return -1;

@@ -45,7 +45,9 @@ struct send {
 	struct postcopy *postcopy;
 	uint8_t id[NET_ID];
 	struct precopy_result result;
+	bool complete; /* the other machine needs no memory any more */
 	bool captured;
+	bool prompt; /* the other machine has said by itself that it runs there */
 	Vmb__HandoverResult told;
 	struct phases phases;
 };
@@ -119,7 +121,7 @@ static int stop(void *ctx, uint64_t *dirty, struct error *e)
 	return 0;
 }
 
-/* ---- what a switch-over to that machine takes besides pages: the longest of the last ones is reckoned with */
+/* ---- what a switch-over to that machine takes besides pages: the median of the last ones is reckoned with */
 
 static char *costs_path(const struct send *s)
 {
@@ -142,14 +144,21 @@ static size_t read_costs(const struct send *s, uint64_t costs[COSTS])
 	return n;
 }
 
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* At most half of the limit: what is written meanwhile must have room, and one slow migration must not end all others. */
 static uint64_t switch_ns(const struct send *s)
 {
-	uint64_t costs[COSTS], longest = 0;
+	uint64_t costs[COSTS];
 	size_t n = read_costs(s, costs);
 
-	for (size_t i = 0; i < n; i++)
-		longest = MAX(longest, costs[i]);
-	return n ? longest * 1000000 : FIRST_COST_NS;
+	qsort(costs, n, sizeof(*costs), compare);
+	return MIN(n ? costs[n / 2] * 1000000 : FIRST_COST_NS, s->o.downtime_limit_ns / 2);
 }
 
 /* For the next time; without it that one only knows less. */
@@ -195,8 +204,13 @@ static int ask_for_token(struct send *s, const Vmb__NetMessage *m, uint8_t token
 	int r = -1;
 
 	conn_set_timeout(s->main, NET_BUILD_MS);
-	if (net_send(s->main, m, e) || net_receive(s->main, VMB__NET_MESSAGE__KIND_READY, &answer, e))
+	if (net_send(s->main, m, e) || net_receive(s->main, VMB__NET_MESSAGE__KIND__NOT_SET, &answer, e))
 		return -1;
+	s->complete = s->result.post_copy && answer->kind_case == VMB__NET_MESSAGE__KIND_STATUS;
+	if (answer->kind_case != VMB__NET_MESSAGE__KIND_READY) {
+		vmb__net_message__free_unpacked(answer, NULL);
+		return error_set(e, s->complete ? "nothing is missing there" : "the receiver made no sense");
+	}
 	if (answer->ready->token.len != NET_TOKEN)
 		error_set(e, "the receiver made no sense");
 	else if (s->o.post_copy == PRECOPY_THEN_POST_COPY && !answer->ready->post_copy)
@@ -332,6 +346,7 @@ static int have_it_started(struct send *s, struct error *e)
 	if (!net_send_mark(s->main, VMB__NET_MESSAGE__KIND_GO, e) &&
 	    !net_receive(s->main, VMB__NET_MESSAGE__KIND_STARTED, &answer, e)) {
 		vmb__net_message__free_unpacked(answer, NULL);
+		s->prompt = true;
 		return 0;
 	}
 	for (uint64_t end = clock_ns() + QUERIES_MS * 1000000ull; runs < 0 && clock_ns() < end; poll(NULL, 0, 1000))
@@ -393,7 +408,8 @@ static int switch_over(struct send *s, struct error *e)
 	if (have_it_started(s, e))
 		return -1;
 	phases_end(&s->phases, "resume");
-	note_cost(s, s->phases.mark - s->result.stop_ns - s->result.last_round_ns);
+	if (s->prompt && !s->result.post_copy)
+		note_cost(s, s->phases.mark - s->result.stop_ns - s->result.last_round_ns);
 	fault_point("sender.started");
 	owner_start(s->owner, s->instance);
 	return 0;
@@ -415,9 +431,6 @@ static int migrate(struct send *s, struct error *e)
 	};
 	uint8_t token[NET_TOKEN];
 
-	if (s->o.switch_ns >= s->o.downtime_limit_ns)
-		return error_set(e, "to switch over takes %llu ms there: --downtime-limit must be larger",
-				 (unsigned long long)(s->o.switch_ns / 1000000));
 	s->main = net_connect(s->address, s->ctx, e);
 	if (!s->main)
 		return -1;
@@ -494,6 +507,10 @@ static int send_rest(struct send *s, struct error *e)
 				 s->incoming->incoming->provisional->config->name, e->text);
 		if (connect_again(s, e)) {
 			drop_sender(s);
+			if (s->complete) {
+				r = 0;
+				break;
+			}
 			poll(NULL, 0, 1000);
 			continue;
 		}
@@ -519,15 +536,14 @@ static void fill_result(struct send *s, bool completed, const struct error *e)
 }
 
 /* Whether it runs there; its memory may follow. */
-static void tell_source(struct send *s)
+static int tell_source(struct send *s)
 {
 	Vmb__Link link = VMB__LINK__INIT;
 
 	s->told.resume_ns = s->phases.mark;
 	link.kind_case = VMB__LINK__KIND_RESTORED;
 	link.restored = &s->told;
-	if (s->captured)
-		wire_send(s->link, &link.base, NULL, 0, NULL);
+	return wire_send(s->link, &link.base, NULL, 0, NULL);
 }
 
 static void tell_driver(struct send *s)
@@ -642,10 +658,11 @@ int send_main(int argc, char **argv)
 	if (r && !s.captured)
 		return net_tell_failure(&e);
 	fill_result(&s, !r, &e);
-	tell_source(&s);
+	if (!tell_source(&s) && r)
+		forget_outgoing(&s);
 	if (!r)
 		return finish(&s, &e);
-	forget_outgoing(&s);
+	drop_sender(&s);
 	tell_driver(&s);
 	return 1;
 }

@@ -253,10 +253,9 @@ static int parse(int argc, char **argv, struct migrate_args *a)
 		return set_remote(a);
 	}
 	a->o.drain_timeout_ns = seconds * 1000000000ull;
-	if (a->mode && !strcmp(a->mode, "pre-copy")) {
-		a->o.timeout_ns = given ? seconds * 1000000000ull : 0;
+	a->o.timeout_ns = given ? seconds * 1000000000ull : 0; /* of copying, should it come to that */
+	if (a->mode && !strcmp(a->mode, "pre-copy"))
 		use_copy(a);
-	}
 	if (!strcmp(a->to, "host"))
 		a->o.placement = "";
 	else if (strcmp(a->to, "fresh"))
@@ -369,13 +368,20 @@ static int drive_copy(const struct migrate_args *a, struct handover_report *r)
 /* What has failed where the two have their memory in common may do when it is copied; the guest has run on. */
 static bool may_fall_back(const struct migrate_args *a, const struct handover_report *r)
 {
-	return (!a->mode || !strcmp(a->mode, "auto")) && !a->o.dry_run && !r->cancelled && !r->crashed && !r->held &&
-	       !r->from[0] && strcmp(r->phase, "begin");
+	static const char *const phases[] = {"prepare", "warm", "restore", "commit"};
+
+	if ((a->mode && strcmp(a->mode, "auto")) || a->o.dry_run || r->cancelled || r->crashed || r->held || r->from[0])
+		return false;
+	for (size_t i = 0; i < ARRAY_LEN(phases); i++)
+		if (!strcmp(r->phase, phases[i]))
+			return true;
+	return false;
 }
 
 static int drive_here(struct migrate_args *a, struct handover_report *r)
 {
 	int result = a->o.copy ? drive_copy(a, r) : handover_drive(a->vm, &a->o, r);
+	struct handover_report first;
 
 	if (!result || a->o.rest || a->o.copy || !may_fall_back(a, r))
 		return result;
@@ -383,7 +389,11 @@ static int drive_here(struct migrate_args *a, struct handover_report *r)
 	log_line("%s: phase %s: %s; its memory is copied instead", a->vm, r->phase, r->error.text);
 	use_copy(a);
 	a->o.fault = NULL; /* tests: it was the first's */
-	return drive_copy(a, r);
+	first = *r;
+	result = drive_copy(a, r);
+	if (result && !strcmp(r->phase, "begin")) /* it has not even begun */
+		*r = first;
+	return result;
 }
 
 int migrate_main(int argc, char **argv)

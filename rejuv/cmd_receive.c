@@ -15,6 +15,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -25,14 +26,14 @@
 #define RESTART_NS 1000000000ull
 #define DRAIN_NS   10000000000ull
 
-enum { MAX_ALLOWED = 16, MAX_KNOWN = 64, BUILD_MS = 60000, SWEEP_MS = 5000, SOURCE = 1, DESTINATION = 2 };
+enum { MAX_ALLOWED = 16, MAX_KNOWN = 64, PF_EXITING = 4 /* proc(5), stat, flags */, BUILD_MS = 60000, SWEEP_MS = 5000, SOURCE = 1, DESTINATION = 2 };
 
 /* A migration that has been received, or was to be. */
 struct known {
 	uint8_t id[64];
 	size_t len;
 	struct owner *owner;
-	int pidfd; /* of the VM's first process here */
+	int pid, pidfd; /* of the VM's first process here */
 	char *name, *placement; /* the hypervisor that it is to go into; "": none */
 	/* Of one that came by post-copy, until all of its memory has come; -1: all has. */
 	int ram, uffd, missing;
@@ -46,6 +47,7 @@ struct receive {
 	size_t nallowed;
 	int child; /* link to vmbeam-migrate */
 	int child_pidfd;
+	unsigned int restarts;
 	uint64_t child_ns; /* when it was started */
 	/* the VM that is being received */
 	int vmm; /* its process's first connection; -1: none */
@@ -208,6 +210,7 @@ static int spawn(struct receive *r, const Vmb__ReceivePrepare *p, const struct v
 	k->placement = xstrdup(p->placement);
 	k->len = p->id.len;
 	memcpy(k->id, p->id.data, k->len);
+	k->pid = pid;
 	k->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	k->owner = owner_map(f->owner, e);
 	return k->owner && k->pidfd >= 0 ? wire_send(r->vmm, &req.base, fds, n + 3, e) : -1;
@@ -286,6 +289,8 @@ static int prepare(struct receive *r, const Vmb__ReceivePrepare *p, struct error
 		return error_set(e, "%s", c ? "another VM is being received" : "no configuration");
 	if (check_config(r, c, e))
 		return -1;
+	if (p->placement[0] && !vm_name_is_valid(p->placement))
+		return error_set(e, "that is no hypervisor's name");
 	if (p->placement[0] && !runtime_is_held(p->placement))
 		return error_set(e, "there is no hypervisor %.64s there", p->placement);
 	vm_files_init(&f);
@@ -317,6 +322,20 @@ out:
 
 /* ---- the rest of its memory */
 
+/* (A process that is killed while it waits for a page ends only once nobody keeps its userfaultfd any more.) */
+static bool is_ending(const struct known *k)
+{
+	char path[64], text[512], *at;
+	unsigned int flags = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", k->pid);
+	read_text(path, text, sizeof(text));
+	at = strrchr(text, ')');
+	if (at && sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) == 1 && flags & PF_EXITING)
+		return true;
+	return process_has_ended(k->pidfd, 0);
+}
+
 static struct known *find_known(struct receive *r, const ProtobufCBinaryData *id)
 {
 	for (size_t i = 0; i < MAX_KNOWN; i++)
@@ -325,14 +344,25 @@ static struct known *find_known(struct receive *r, const ProtobufCBinaryData *id
 	return NULL;
 }
 
+static void reply_status(const struct receive *r, bool runs)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
+
+	status.runs = runs;
+	reply.kind_case = VMB__REPLY__KIND_STATUS;
+	reply.status = &status;
+	wire_send(r->child, &reply.base, NULL, 0, NULL);
+}
+
 static void resume_rest(struct receive *r, const ProtobufCBinaryData *id)
 {
 	const struct known *k = find_known(r, id);
 
-	if (!k || k->missing < 0)
-		control_reply_error(r->child, "no memory is missing of that migration");
-	else if (process_has_ended(k->pidfd, 0))
-		control_reply_error(r->child, "the VM has ended there");
+	if (!k)
+		control_reply_error(r->child, "nothing is known of that migration");
+	else if (k->missing < 0 || is_ending(k))
+		reply_status(r, true);
 	else
 		reply_prepared(r, k->memory_base, (const int[]){k->ram, k->uffd, k->missing}, 3);
 }
@@ -357,8 +387,18 @@ static void beam_on(const struct receive *r, const struct known *k)
 static void sweep(struct receive *r)
 {
 	for (size_t i = 0; i < MAX_KNOWN; i++)
-		if (r->known[i].name && r->known[i].ram >= 0 && process_has_ended(r->known[i].pidfd, 0))
+		if (r->known[i].name && r->known[i].ram >= 0 && is_ending(&r->known[i]))
 			drop_memory(&r->known[i]);
+}
+
+/* One whose process has not been told to go on must not be told any more; it may wait for a page that will not come, so that
+ * only a signal ends it. */
+static void give_up(struct known *k)
+{
+	if (!k || !owner_abort(k->owner, SOURCE, DESTINATION))
+		return;
+	syscall(SYS_pidfd_send_signal, k->pidfd, SIGKILL, NULL, 0);
+	drop_memory(k);
 }
 
 static void note_arrived(struct receive *r, const ProtobufCBinaryData *id)
@@ -428,28 +468,23 @@ static bool some_runs_with_id(const ProtobufCBinaryData *id)
 /* The owner word outlives the VM: it says whether it was started, and a process that is dead will not start it. */
 static void answer_query(struct receive *r, const ProtobufCBinaryData *id)
 {
-	Vmb__Reply reply = VMB__REPLY__INIT;
-	Vmb__NetStatus status = VMB__NET_STATUS__INIT;
 	const struct known *k = find_known(r, id);
+	bool runs = true;
 
-	reply.kind_case = VMB__REPLY__KIND_STATUS;
-	reply.status = &status;
 	if (k) {
 		bool dead = process_has_ended(k->pidfd, 0);
 		struct owner_view v = owner_read(k->owner);
 
-		status.runs = v.owner != SOURCE && (v.started || v.owner != DESTINATION);
-		if (!status.runs && !dead) {
+		runs = v.owner != SOURCE && (v.started || v.owner != DESTINATION);
+		if (!runs && !dead) {
 			control_reply_error(r->child, "it is not known yet");
 			return;
 		}
-	} else if (some_runs_with_id(id)) {
-		status.runs = true;
-	} else {
+	} else if (!some_runs_with_id(id)) {
 		control_reply_error(r->child, "nothing is known of that migration");
 		return;
 	}
-	wire_send(r->child, &reply.base, NULL, 0, NULL);
+	reply_status(r, runs);
 }
 
 static bool hear_child(struct receive *r)
@@ -470,6 +505,9 @@ static bool hear_child(struct receive *r)
 		resume_rest(r, &q->resume);
 	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_ARRIVED) {
 		note_arrived(r, &q->arrived);
+	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_GIVEN_UP) {
+		give_up(find_known(r, &q->given_up));
+		control_reply_ready(r->child, NULL, 0);
 	} else if (q->kind_case == VMB__RECEIVE_REQUEST__KIND_LOCK && r->config) {
 		if (vm_files_lock(&r->disks, r->config, &e))
 			control_reply_error(r->child, "%s", e.text);
@@ -545,10 +583,15 @@ static int replace_child(struct receive *r)
 
 	close_fd(&r->child);
 	close_fd(&r->child_pidfd);
-	if (clock_ns() - r->child_ns < RESTART_NS)
+	if (!r->restarts++ && clock_ns() - r->child_ns < RESTART_NS)
 		return -1; /* it could not begin, and has said why */
-	log_line("receive: the process that reads from the network has ended; it is started anew");
-	return start_child(r, &e) ? cli_fail("receive: %s", e.text) : 0;
+	if (r->vmm >= 0)
+		give_up(r->coming);
+	do {
+		log_line("receive: the process that reads from the network has ended; it is started anew");
+		poll(NULL, 0, RESTART_NS / 1000000);
+	} while (start_child(r, &e));
+	return 0;
 }
 
 int receive_main(int argc, char **argv)

@@ -24,7 +24,7 @@ enum {
 
 /* ---- configuration */
 
-static bool name_is_valid(const char *s)
+bool vm_name_is_valid(const char *s)
 {
 	size_t n = strlen(s);
 
@@ -39,7 +39,7 @@ static bool name_is_valid(const char *s)
 
 int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 {
-	if (!name_is_valid(c->name))
+	if (!vm_name_is_valid(c->name))
 		return error_set(e, "'%s' is not a VM's name: letters, digits, . _ -, at most 63",
 				 c->name);
 	if (c->memory < 4 * MIB || c->memory % HUGE_PAGE)
@@ -58,7 +58,7 @@ int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 			return error_set(e, "network %zu: a MAC address has 6 bytes", i);
 	if (!c->kernel[0])
 		return error_set(e, "no kernel is named");
-	if (c->placement[0] && (c->window || !name_is_valid(c->placement)))
+	if (c->placement[0] && (c->window || !vm_name_is_valid(c->placement)))
 		return error_set(e, "'%s' is not a guest hypervisor's name, or this is one itself",
 				 c->placement);
 	return 0;

@@ -16,9 +16,11 @@
 #include <unistd.h>
 
 enum {
+	DEATH_MS = 1000, /* between a broken connection and the end of a process */
 	OFFER_TIMEOUT_MS = 10000,
 	PREPARE_TIMEOUT_MS = 120000,
 	FINISH_TIMEOUT_MS = 120000,
+	REMOTE_TIMEOUT_MS = 240000, /* more than all that the sender waits for */
 	RETIRE_TIMEOUT_MS = 20000,
 };
 
@@ -113,6 +115,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 	Vmb__HandoverOffer *offer = d->offer->offer;
 	int fds[VM_MAX_FILES + 3];
 	struct owner *owner;
+	int ram = d->o->copy && !recover ? d->copy.ram : -1; /* -1: the source's */
 	size_t n = 0;
 
 	for (size_t i = 0; i < offer->n_fd_names; i++)
@@ -120,6 +123,9 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 			owner = owner_map(d->files.fd[i], e);
 			if (!owner)
 				return -1;
+			/* The last one to have had it was the one with memory of its own. */
+			if (d->o->copy && recover && owner_read(owner).owner == d->instance)
+				ram = d->copy.ram;
 			d->instance = owner_next_instance(owner);
 			owner_unmap(owner);
 		}
@@ -144,7 +150,7 @@ static int start_destination(struct drive *d, int link, bool recover, struct err
 		fds[n++] = d->source.pidfd;
 	}
 	for (size_t i = 0; i < offer->n_fd_names; i++)
-		fds[n++] = in.copied && !strcmp(offer->fd_names[i], "ram") ? d->copy.ram : d->files.fd[i];
+		fds[n++] = ram >= 0 && !strcmp(offer->fd_names[i], "ram") ? ram : d->files.fd[i];
 	d->destination_pid = vmm_spawn(d->o->entry, &d->destination.link, e);
 	if (d->destination_pid < 0)
 		return -1;
@@ -252,8 +258,9 @@ static bool is_over(const struct drive *d)
 		return true;
 	if (d->going && s->result && !s->result->completed)
 		return true;
+	/* If the source is what has ended first, the destination will, too, and its memory is to be kept. */
 	if (d->o->copy && !d->going && d->copier.dead && !d->copier.result)
-		return true;
+		return t->dead || !process_has_ended(s->pidfd, DEATH_MS);
 	if (d->going)
 		return (s->result || s->dead) && (t->result || t->dead);
 	/* Before the go a destination that ends, or a source that closes, is the end; but a source
@@ -271,7 +278,7 @@ static int send_go(struct drive *d, struct error *e)
 	go.instance = d->instance;
 	go.drain_timeout_ns = d->o->drain_timeout_ns;
 	go.remote = d->o->remote;
-	go.commit_timeout_ns = d->o->remote || d->o->copy ? FINISH_TIMEOUT_MS * 1000000ull : 0;
+	go.commit_timeout_ns = d->o->remote ? REMOTE_TIMEOUT_MS * 1000000ull : d->o->copy ? FINISH_TIMEOUT_MS * 1000000ull : 0;
 	return wire_send(d->source.link, &req.base, &d->destination.pidfd, 1, e);
 }
 
@@ -295,7 +302,8 @@ static void wait_for_both(struct drive *d)
 			return;
 		look(d, now < deadline ? (int)MIN((deadline - now) / 1000000 + 1, 1000ull) : 1000);
 		if (d->warmed && (d->copied || !d->o->copy) && !d->going && d->source.link >= 0 && !d->source.dead) {
-			deadline = clock_ns() + d->o->drain_timeout_ns + FINISH_TIMEOUT_MS * 1000000ull;
+			deadline = clock_ns() + d->o->drain_timeout_ns +
+				   (FINISH_TIMEOUT_MS + (d->o->remote ? REMOTE_TIMEOUT_MS : 0)) * 1000000ull;
 			if (!send_go(d, &e)) {
 				d->going = true;
 				fault_point("driver.going");

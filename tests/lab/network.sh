@@ -33,6 +33,8 @@ while [ $i -lt "$N" ]; do
 	i=$((i + 1))
 done
 
+echo "= $N migrations: total $(median <totals) ns, downtime $(median <downtimes) ns, $(median <bytes) bytes; as many by post-copy: total $(median <post-totals) ns, downtime $(median <post-downtimes) ns"
+
 # victim PART MACHINE: vmbeam-migrate's process there.
 victim() {
 	for p in $(pgrep -f "vmbeam-migrate $1"); do
@@ -137,14 +139,14 @@ only_on $at $other
 
 # Noise from some byte on, on every connection: in the handshake, in the first message, among the pages.
 for good in 50 3000 100000 4000000; do
-	on $other socat "TCP-LISTEN:7001,fork,reuseaddr" \
+	spoiled=$((7000 + good % 97 + 1))
+	on $other socat "TCP-LISTEN:$spoiled,fork,reuseaddr" \
 		"SYSTEM:(head -c $good; head -c 300000 /dev/urandom) | socat - TCP\:$(address $other)\:7000" 2>/dev/null &
-	spoiler=$!
-	wait_for 5 on $other socat -u OPEN:/dev/null "TCP:$(address $other):7001"
-	port=7001
+	wait_for 5 on $other socat -u OPEN:/dev/null "TCP:$(address $other):$spoiled"
+	port=$spoiled
 	move $at $other && fail "moved through noise after $good bytes"
 	port=7000
-	kill $spoiler
+	pkill -f "TCP-LISTEN:$spoiled"
 	[ "$(wc -l <move.err)" = 1 ] || fail "more than one line: $(cat move.err)"
 	only_on $at $other
 	echo "= noise after $good bytes: $(cat move.err)"
@@ -160,6 +162,7 @@ echo "= too little memory: $(cat move.err)"
 for p in $(cat groups/small/cgroup.procs); do
 	echo "$p" >groups/cgroup.procs
 done
+umount groups
 only_on $at $other
 received=$(grep -c "receiving at" receive.$other)
 if ! pgrep -f "vmbeam receive --listen $(address $other)" >/dev/null; then
@@ -216,4 +219,4 @@ check "power off" on $at vmbeam stop m --timeout 60
 # (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)
 check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict
 kill $(pgrep -f "vmbeam receive") 2>/dev/null
-echo "= $N migrations: total $(median <totals) ns, downtime $(median <downtimes) ns, $(median <bytes) bytes; post-copy: total $(median <post-totals) ns, downtime $(median <post-downtimes) ns; guest: $(cat verdict)"
+echo "= guest: $(cat verdict)"
