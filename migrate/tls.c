@@ -110,6 +110,8 @@ SSL *tls_shake_hands(SSL_CTX *ctx, int fd, const char *host, struct error *e)
 	verdict = SSL_get_verify_result(s);
 	if (verdict != X509_V_OK)
 		error_set(e, "the other side's certificate is refused: %s", X509_verify_cert_error_string(verdict));
+	else if (errno == EAGAIN)
+		error_set(e, "TLS handshake: no answer in time");
 	else
 		tls_error(e, "TLS handshake");
 fail:

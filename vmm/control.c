@@ -29,6 +29,7 @@ struct control {
 	void *ctx;
 	struct loop_source *listener;
 	bool moving;
+	const char *note; /* what `info` says besides, "": nothing */
 	struct session sessions[MAX_SESSIONS];
 };
 
@@ -110,7 +111,9 @@ static void reply_info(struct session *s)
 		info.n_cpu_ns = vm_cpu_times(vm, cpu_ns, MAX_VCPUS);
 		info.n_pages = vm_page_counts(vm, pages);
 	}
-	info.detail = vm->crash;
+	info.detail = (char *)(uintptr_t)(vm->crash[0]	     ? vm->crash
+					  : vm_is_arriving(vm) ? "some of its memory has yet to come from another machine"
+							       : s->control->note);
 	info.first_run_ns = vm->first_run_ns;
 	info.handovers = vm->handovers;
 	balloon_read(vm, &info.balloon_target, &info.balloon_actual);
@@ -461,11 +464,17 @@ struct control *control_start(struct vm *vm, control_other_fn *other, void *ctx)
 	c->vm = vm;
 	c->other = other;
 	c->ctx = ctx;
+	c->note = "";
 	for (size_t i = 0; i < MAX_SESSIONS; i++)
 		c->sessions[i].fd = -1;
 	vm->control = c;
 	c->listener = loop_add(vm->loop, vm->files.control, EPOLLIN, on_connect, c);
 	return c;
+}
+
+void control_set_note(struct control *c, const char *note)
+{
+	c->note = note;
 }
 
 void control_set_moving(struct control *c, bool moving)

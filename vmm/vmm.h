@@ -223,6 +223,8 @@ void control_end(struct control *c, const char *reason, int status);
 /* The VM cannot run on: those that wait are told, the process stays for a dump. */
 void control_crashed(struct control *c);
 void control_set_moving(struct control *c, bool moving);
+/* What `info` says besides the state; a static string. */
+void control_set_note(struct control *c, const char *note);
 /* A Ready reply with these descriptors; -1 if it could not be sent. */
 int control_reply_ready(int fd, const int *fds, size_t n);
 int control_reply_error(int fd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -22,6 +22,9 @@ enum {
 	LEAVE_TIMEOUT_MS = 5000,   /* for it to start, once it has committed */
 };
 
+#define DEPARTING  "it runs on another machine, which still needs memory from here"
+#define UNRESOLVED "it may run on another machine: look there"
+
 struct handover_source {
 	uint16_t instance;
 	int self; /* pidfd of this process, opened before the sandbox */
@@ -336,6 +339,8 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	}
 	send_result(&m);
 	s->departing = m.result.completed && m.result.post_copy;
+	if (s->departing || s->unresolved)
+		control_set_note(s->control, s->departing ? DEPARTING : UNRESOLVED);
 	if (m.result.completed && !s->departing)
 		vm_leave(s->vm);
 	if (m.captured)
@@ -408,11 +413,11 @@ static const char *find_blocker(const struct handover_source *s, const Vmb__Hand
 	else if (r->rest)
 		error_set(e, "no other machine needs memory of it");
 	else if (s->departing)
-		error_set(e, "it runs on another machine, which still needs memory from here");
+		error_set(e, DEPARTING);
 	else if (vm_is_arriving(s->vm))
 		error_set(e, "some of its memory has yet to come from another machine");
 	else if (s->unresolved)
-		error_set(e, "it may run on another machine: look there");
+		error_set(e, UNRESOLVED);
 	else if (!s->owner)
 		error_set(e, "its owner word cannot be used");
 	else if (vm_crash_reason(s->vm)[0])
@@ -441,6 +446,7 @@ static int take_back_unresolved(struct handover_source *s, struct error *e)
 		return error_set(e, "it runs on the other machine");
 	}
 	s->unresolved = false;
+	control_set_note(s->control, "");
 	vm_uncapture(s->vm, NULL);
 	if (!vm_user_paused(s->vm) && !vm_pending_event(s->vm))
 		vm_resume(s->vm);

@@ -31,6 +31,12 @@ move() {
 	shift 2
 	on "$from" vmbeam migrate m --to "tls://$(address "$to"):$port$into" --tls certs --downtime-limit 1000 "$@" --json >move.json 2>move.err
 }
+# victim PART MACHINE: vmbeam-migrate's process there.
+victim() {
+	for p in $(pgrep -f "vmbeam-migrate $1"); do
+		[ "$(ip netns identify "$p")" != "$2" ] || echo "$p"
+	done
+}
 runs_on() { on "$1" vmbeam info m --json 2>/dev/null | grep -q '"state": "running"'; }
 absent_on() { on "$1" vmbeam info m 2>&1 | grep -q "no such VM"; }
 # only_on MACHINE OTHER
