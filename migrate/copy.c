@@ -39,12 +39,16 @@ static int take_request(struct copy *c, struct error *e)
 	ProtobufCMessage *m;
 	struct wire_fds fds;
 
-	if (wire_recv(NET_LINK_FD, &vmb__request__descriptor, &m, &fds, NET_TIMEOUT_MS, e) <= 0)
-		return error_set(e, "nobody speaks");
+	if (wire_recv(NET_LINK_FD, &vmb__request__descriptor, &m, &fds, NET_TIMEOUT_MS, e) <= 0) {
+		error_set(e, "nobody speaks");
+		return -1;
+	}
 	c->request = (Vmb__Request *)m;
 	if (c->request->kind_case != VMB__REQUEST__KIND_INCOMING || !c->request->incoming->provisional ||
-	    !c->request->incoming->provisional->config || fds.count != 4)
-		return error_set(e, "an incomplete message");
+	    !c->request->incoming->provisional->config || fds.count != 4) {
+		error_set(e, "an incomplete message");
+		return -1;
+	}
 	c->config = c->request->incoming->provisional->config;
 	c->source = wire_take_fd(&fds, 0);
 	c->destination = wire_take_fd(&fds, 1);

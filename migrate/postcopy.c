@@ -34,7 +34,7 @@ static void *serve_wanted(void *ctx)
 {
 	struct postcopy *p = ctx;
 	struct worker *w = &p->urgent;
-	struct stream_record r;
+	struct stream_record r = {0};
 	int result;
 
 	while (!(result = read_record(w, &r, &w->error)) && r.kind != STREAM_END) {
@@ -111,7 +111,7 @@ void postcopy_free(struct postcopy *p)
 int postcopy_learn(struct sender *s, struct conn *urgent, struct error *e)
 {
 	struct worker w = {.s = s, .c = urgent};
-	struct stream_record r;
+	struct stream_record r = {0};
 
 	for (;;) {
 		if (read_record(&w, &r, e))

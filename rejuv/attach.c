@@ -5,6 +5,7 @@
  */
 #include "rejuv/cli.h"
 #include "vmm/client.h"
+#include "vmm/vmm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -225,6 +226,8 @@ int attach_until_end(const char *vm, int console, bool *crashed)
 	*crashed = a.crashed;
 	if (a.crashed)
 		return cli_fail("%s: %s", vm, a.reason);
+	if (a.ended && !strcmp(a.reason, VM_MOVED_AWAY))
+		log_line("%s: it has moved to another machine", vm);
 	if (a.left)
 		return -1;
 	return a.status;

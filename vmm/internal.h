@@ -602,7 +602,7 @@ int sandbox_filter_calls(void (*before)(void *ctx), void *ctx, struct error *e);
 
 /* ------------------------------------------------------------------ vm.c */
 
-enum vm_end { VM_END_NONE, VM_END_SHUTDOWN, VM_END_STOPPED, VM_END_DEBUG_EXIT, VM_END_MOVED };
+enum vm_end { VM_END_NONE, VM_END_SHUTDOWN, VM_END_STOPPED, VM_END_DEBUG_EXIT, VM_END_MOVED, VM_END_MOVED_AWAY };
 
 struct vm {
 	pthread_mutex_t lock;

@@ -14,6 +14,8 @@
 #include <sys/ioctl.h>
 #include <x86intrin.h>
 
+#define TSC_TOLERANCE_PPM 250 /* as KVM's own */
+
 uint64_t tsc_since(uint64_t tsc, uint32_t khz)
 {
 	int64_t ticks = (int64_t)(__rdtsc() - tsc);
@@ -96,6 +98,7 @@ Vmb__VmState *vm_provisional(struct vm *vm)
 	vmb__vm_state__init(s);
 	s->version = STATE_VERSION;
 	s->config = (Vmb__VmConfig *)message_copy(&vm->config->base);
+	s->tsc_khz = vm->caps.tsc_khz;
 	add_devices(vm, s);
 	return s;
 }
@@ -117,9 +120,20 @@ static int load_devices(struct vm *vm, const Vmb__VmState *s, struct error *e)
 	return irq_routes_flush(vm, e);
 }
 
+/* A guest has measured its counter once and for all; KVM corrects nothing within this. */
+static int check_tsc(const struct vm *vm, const Vmb__VmState *s, struct error *e)
+{
+	uint64_t there = s->tsc_khz, here = vm->caps.tsc_khz, apart = there > here ? there - here : here - there;
+
+	if (!there || !here || vm->front || apart * 1000000 <= there * TSC_TOLERANCE_PPM)
+		return 0;
+	return error_set(e, "its time stamp counter runs at %llu kHz, this machine's at %llu kHz", (unsigned long long)there,
+			 (unsigned long long)here);
+}
+
 int vm_load_provisional(struct vm *vm, const Vmb__VmState *s, struct error *e)
 {
-	return load_devices(vm, s, e) || (!vm->front && warm_prepare(vm, e)) ? -1 : 0;
+	return check_tsc(vm, s, e) || load_devices(vm, s, e) || (!vm->front && warm_prepare(vm, e)) ? -1 : 0;
 }
 
 /* ---- stopping */

@@ -528,9 +528,9 @@ void vm_stop(struct vm *vm)
 	vm_end(vm, VM_END_STOPPED, 0);
 }
 
-void vm_leave(struct vm *vm)
+void vm_leave(struct vm *vm, bool away)
 {
-	vm_end(vm, VM_END_MOVED, 0);
+	vm_end(vm, away ? VM_END_MOVED_AWAY : VM_END_MOVED, 0);
 }
 
 void vm_power_button(struct vm *vm)
@@ -546,13 +546,13 @@ int vm_loop(struct vm *vm, const char **reason)
 	static const char *const names[] = {
 		[VM_END_NONE] = "none",		    [VM_END_SHUTDOWN] = "shutdown",
 		[VM_END_STOPPED] = "stopped",	    [VM_END_DEBUG_EXIT] = "debug-exit",
-		[VM_END_MOVED] = "moved",
+		[VM_END_MOVED] = "moved",	    [VM_END_MOVED_AWAY] = VM_MOVED_AWAY,
 	};
 
 	loop_run(vm->loop);
 	pthread_mutex_lock(&vm->lock);
 	vm_pause(vm);
-	if (vm->end != VM_END_MOVED) {
+	if (vm->end < VM_END_MOVED) {
 		console_flush(vm->console);
 		if (vm->hvc)
 			console_flush(vm->hvc);

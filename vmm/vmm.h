@@ -82,10 +82,11 @@ int vm_boot(struct vm *vm, struct error *e);
  * becomes its root directory.  NULL: it gives up nothing (tests). */
 int vm_start(struct vm *vm, const char *empty_dir, struct error *e);
 /* Runs the event loop until the VM has ended or vm_leave(); returns the exit status of the process.
- * *reason is a static string: "shutdown", "stopped", "debug-exit", "moved". */
+ * *reason is a static string: "shutdown", "stopped", "debug-exit", "moved", VM_MOVED_AWAY. */
 int vm_loop(struct vm *vm, const char **reason);
-/* Ends vm_loop() without ending the VM: it lives on in another process.  Locked. */
-void vm_leave(struct vm *vm);
+/* Ends vm_loop() without ending the VM: it lives on in another process, of another machine if `away`.  Locked. */
+void vm_leave(struct vm *vm, bool away);
+#define VM_MOVED_AWAY "moved-away"
 void vm_lock(struct vm *vm);
 void vm_unlock(struct vm *vm);
 

@@ -342,7 +342,7 @@ static void move(struct handover_source *s, const Vmb__HandoverGo *go, int pidfd
 	if (s->departing || s->unresolved)
 		control_set_note(s->control, s->departing ? DEPARTING : UNRESOLVED);
 	if (m.result.completed && !s->departing)
-		vm_leave(s->vm);
+		vm_leave(s->vm, go->remote);
 	if (m.captured)
 		vmb__vm_state__free_unpacked(m.captured, NULL);
 	close_fd(&pidfd);
@@ -406,10 +406,11 @@ static void send_offer(struct handover_source *s, int fd, const char *blocker)
 static const char *find_blocker(const struct handover_source *s, const Vmb__HandoverRequest *r,
 				struct error *e)
 {
+	/* Only its memory is wanted; whoever asks knows that it runs there. */
+	if (r->rest && (s->departing || s->unresolved) && s->driver < 0)
+		return NULL;
 	if (s->driver >= 0)
 		error_set(e, "it is being moved already");
-	else if (r->rest && (s->departing || s->unresolved)) /* whoever asks knows that it runs there */
-		return NULL;
 	else if (r->rest)
 		error_set(e, "no other machine needs memory of it");
 	else if (s->departing)
@@ -478,7 +479,7 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
 		}
 		control_reply_ready(fd, NULL, 0);
 		close(fd);
-		vm_leave(s->vm);
+		vm_leave(s->vm, true);
 		return true;
 	}
 	if (r->kind_case == VMB__REQUEST__KIND_TAKE_BACK) {

@@ -113,6 +113,17 @@ swap
 wait_for 30 placed $at hv-b
 into=
 only_on $at $other
+# Whoever is attached to one that goes is told, and is not told that it has crashed.
+on $at vmbeam run attached --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
+	"console=ttyS0 quiet panic=-1 beat.mem=16M" --memory 128M </dev/null >attached.out 2>&1 &
+attached=$!
+wait_for 60 grep -q "^tick 1 " attached.out
+check "attached moves" on $at vmbeam migrate attached --to "tls://$(address $other):7000" --tls certs \
+	--downtime-limit 1000 >/dev/null 2>&1
+wait $attached || fail "attached: $(tail -n 2 attached.out)"
+grep -q "attached: it has moved to another machine" attached.out || fail "attached: $(tail -n 2 attached.out)"
+check "stop attached" on $other vmbeam stop attached --force
+
 check "power off" on $at vmbeam stop m --timeout 60
 # (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)
 check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict

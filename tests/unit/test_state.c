@@ -422,3 +422,25 @@ UNIT(state, that_is_wrong_in_one_place_is_refused)
 	destroy_vm(a, &ends_a);
 	destroy_vm(b, &ends_b);
 }
+
+UNIT(restore, a_counter_of_another_rate_is_refused_before_anything_stops)
+{
+	struct vm_spec spec = {.disks = 0, .rng = true};
+	struct vm_ends ends;
+	struct vm *vm = make_vm(&spec, &ends);
+	struct error e;
+	Vmb__VmState *p;
+
+	vm_lock(vm);
+	p = vm_provisional(vm);
+	cr_assert_gt(p->tsc_khz, 0u);
+	cr_expect_eq(vm_load_provisional(vm, p, &e), 0, "%s", e.text);
+	p->tsc_khz += p->tsc_khz / 5000; /* 200 ppm */
+	cr_expect_eq(vm_load_provisional(vm, p, &e), 0, "%s", e.text);
+	p->tsc_khz += p->tsc_khz / 5000;
+	cr_expect_eq(vm_load_provisional(vm, p, &e), -1);
+	cr_expect(strstr(e.text, "time stamp counter"), "%s", e.text);
+	vm_unlock(vm);
+	vmb__vm_state__free_unpacked(p, NULL);
+	destroy_vm(vm, &ends);
+}
