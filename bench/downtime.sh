@@ -1,6 +1,6 @@
 #!/bin/sh
-# downtime.sh: does a pre-copy keep its downtime limit?  Natively, with memory that a thread writes (bench/stream.c):
-# `make bench-downtime`.  MEMORY (512M), RATES in MB/s (0 50 200 500 1000 3000), LIMITS in ms (50 100 300), SWITCH in ms (20),
+# downtime.sh: does a pre-copy keep its downtime limit?  Natively, with memory that a thread writes, which can be slowed
+# down (bench/stream.c): `make bench-downtime`.  MEMORY (512M), RATES in MB/s (0 50 200 500 1000 3000), LIMITS in ms (50 100 300), SWITCH in ms (20),
 # RUNS (5) and TIMEOUT in s (10) come from the environment.
 #
 # Each line: of RUNS migrations how many completed, how many of those kept the limit, the longest downtime beside the
@@ -14,7 +14,7 @@ echo "MB/s written  limit, ms  completed  kept  longest / limit  given up though
 for rate in ${RATES:-0 50 200 500 1000 3000}; do
 	for limit in ${LIMITS:-50 100 300}; do
 		build/bench/stream --json --memory "${MEMORY:-512M}" --connections 2 --tls "$dir/certs" --runs "$runs" \
-			--write "$rate" --limit "$limit" --switch "${SWITCH:-20}" --timeout "${TIMEOUT:-10}" >"$dir/out"
+			--throttle --write "$rate" --limit "$limit" --switch "${SWITCH:-20}" --timeout "${TIMEOUT:-10}" >"$dir/out"
 		tr ',{}' '\n' <"$dir/out" | awk -F: -v rate="$rate" -v limit="$limit" '
 			/"outcome":"completed"/ { done++; ok = 1 }
 			/"outcome":"failed"/ { ok = 0 }

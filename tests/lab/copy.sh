@@ -1,7 +1,7 @@
 # Memory that is not shared, on one machine: `migrate --mode pre-copy`, and a handover that fails and falls back to it.
 # The guest writes its memory meanwhile; all of it is verified, and what a failure leaves behind is looked for.
 start_beat m m.log "beat.mem=300M beat.rate=50M" --memory 512M
-moves=${COPIES:-3} i=0
+moves=${COPIES:-2} i=0
 while [ $i -lt "$moves" ]; do
 	check "copy $i" vmbeam migrate m --to fresh --mode pre-copy --downtime-limit 1000 --json >move.json
 	grep -q '"mode": "pre-copy"' move.json || fail "$(cat move.json)"

@@ -3,7 +3,7 @@
 # end its hypervisor is rejuvenated.  NESTED says how many moves between hypervisors (default 8), CPUS
 # how many vCPUs host VMs and guest have (default 1).  With NESTED_ALL its host VM is handed over under it and
 # its hypervisor is rejuvenated warm, too.
-N=${NESTED:-8} CPUS=${CPUS:-1}
+N=${NESTED:-4} CPUS=${CPUS:-1}
 
 make_tap tap-nested 10.8.0.1/24
 modprobe loop

@@ -1,7 +1,7 @@
-# Between two machines.  A guest that writes memory and disk, all verified, goes to and fro (MIGRATIONS, default 4), and as
+# Between two machines.  A guest that writes memory and disk, all verified, goes to and fro (MIGRATIONS, default 1), and as
 # often by post-copy; then to a hypervisor there.  Strangers, noise, and failures and deaths at each step of the switch-over:
 # exactly one copy runs or can be made to, and the next migration succeeds.
-N=${MIGRATIONS:-4}
+N=${MIGRATIONS:-1}
 
 . "$TOP/tests/lab/machines.sh"
 check "other certs" vmbeam certs others 10.7.0.1 10.7.0.2 >/dev/null
