@@ -1,6 +1,6 @@
 # A guest VM in a guest hypervisor, three levels of real KVM: it writes memory and disk and has a network
 # stream running, all verified, while it is moved between two hypervisors, to the host and back; at the
-# end its hypervisor is rejuvenated.  NESTED says how many moves between hypervisors (default 8), CPUS
+# end its hypervisor is rejuvenated.  NESTED says how many moves between hypervisors (default 4), CPUS
 # how many vCPUs host VMs and guest have (default 1).  With NESTED_ALL its host VM is handed over under it and
 # its hypervisor is rejuvenated warm, too.
 N=${NESTED:-4} CPUS=${CPUS:-1}
