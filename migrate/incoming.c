@@ -376,7 +376,8 @@ static int receive_vm(struct conn *c, struct session *s, struct error *e)
 	if (say_go(s, e) || link_receive(s->link, VMB__LINK__KIND_RESTORED, e))
 		return -1;
 	s->started = true;
-	return net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e) || receive_rest(s, e) ? -1 : 0;
+	net_send_mark(c, VMB__NET_MESSAGE__KIND_STARTED, e); /* it runs here, whether the sender hears of it now or asks */
+	return receive_rest(s, e);
 }
 
 static int say_complete(struct conn *c, struct error *e)
