@@ -99,8 +99,8 @@ static void use_sender(struct migrate_args *a)
 
 static int set_remote(struct migrate_args *a)
 {
-	static char timeout[32];
-	char *address = xstrdup(a->to + 6), *slash = strchr(address, '/');
+	static char timeout[32], address[300];
+	char *slash;
 	bool plain = !strncmp(a->to, "tcp://", 6);
 	size_t n;
 
@@ -113,9 +113,12 @@ static int set_remote(struct migrate_args *a)
 	if (a->o.dry_run)
 		return cli_usage("migrate: --dry-run is for moves on one machine");
 	snprintf(timeout, sizeof(timeout), "%llu", (unsigned long long)(a->o.timeout_ns / 1000000));
-	send_args[0] = "send";
+	if (snprintf(address, sizeof(address), "%s", a->to + 6) >= (int)sizeof(address))
+		return cli_usage("migrate: --to: too long");
+	slash = strchr(address, '/'); /* a hypervisor there follows */
 	if (slash)
 		*slash = 0;
+	send_args[0] = "send";
 	n = add_send(1, "--to", address);
 	n = add_send(n, "--placement", slash ? slash + 1 : NULL);
 	n = add_send(n, "--tls", plain ? NULL : a->tls);
