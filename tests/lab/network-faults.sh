@@ -43,7 +43,7 @@ only_on $at $other
 for good in 50 3000 100000 4000000; do
 	spoiled=$((7000 + good % 97 + 1))
 	on $other socat "TCP-LISTEN:$spoiled,fork,reuseaddr" \
-		"SYSTEM:(head -c $good; head -c 300000 /dev/urandom) | socat - TCP\:$(address $other)\:7000" 2>/dev/null &
+		"SYSTEM:(dd bs=64k count=$good iflag=count_bytes status=none; head -c 300000 /dev/urandom) | socat - TCP\:$(address $other)\:7000" 2>/dev/null &
 	wait_for 5 on $other socat -u OPEN:/dev/null "TCP:$(address $other):$spoiled"
 	port=$spoiled
 	move $at $other && fail "moved through noise after $good bytes"
