@@ -2,6 +2,10 @@
 # cable, each with VMs of its own.
 T=$PWD
 
+# (What a test before has left; a namespace goes with the last process in it.)
+for ns in here there; do
+	! ip netns list | grep -qw $ns || ip netns del $ns
+done
 ip netns add here && ip netns add there && ip link add cable netns here type veth peer name cable netns there ||
 	fail "no network namespaces"
 ip -n here addr add 10.7.0.1/24 dev cable && ip -n there addr add 10.7.0.2/24 dev cable

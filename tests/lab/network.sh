@@ -118,8 +118,8 @@ on $at vmbeam run attached --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" 
 	"console=ttyS0 quiet panic=-1 beat.mem=16M" --memory 128M </dev/null >attached.out 2>&1 &
 attached=$!
 wait_for 60 grep -q "^tick 1 " attached.out
-check "attached moves" on $at vmbeam migrate attached --to "tls://$(address $other):7000" --tls certs \
-	--downtime-limit 1000 >/dev/null 2>&1
+on $at vmbeam migrate attached --to "tls://$(address $other):7000" --tls certs --downtime-limit 1000 >move.out 2>&1 ||
+	fail "attached: $(cat move.out)"
 wait $attached || fail "attached: $(tail -n 2 attached.out)"
 grep -q "attached: it has moved to another machine" attached.out || fail "attached: $(tail -n 2 attached.out)"
 check "stop attached" on $other vmbeam stop attached --force
@@ -127,5 +127,7 @@ check "stop attached" on $other vmbeam stop attached --force
 check "power off" on $at vmbeam stop m --timeout 60
 # (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)
 check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict
+check "stop hv-b" on $at vmbeam hypervisor stop hv-b --force
+check "stop hv-a" on $other vmbeam hypervisor stop hv-a --force
 kill $(pgrep -f "vmbeam receive") 2>/dev/null
 echo "= guest: $(cat verdict)"
