@@ -1,7 +1,7 @@
 #!/bin/sh
 # downtime.sh: does a pre-copy keep its downtime limit?  Natively, with memory that a thread writes, which can be slowed
-# down (bench/stream.c): `make bench-downtime`.  MEMORY (512M), RATES in MB/s (0 50 200 500 1000 3000), LIMITS in ms (50 100 300), SWITCH in ms (20),
-# RUNS (5) and TIMEOUT in s (10) come from the environment.
+# down (bench/stream.c): `make bench-downtime`.  MEMORY (512M), RATES in MB/s (0 50 200 500 1000 3000), LIMITS in ms
+# (50 100 300), SWITCH in ms (20), RUNS (5) and TIMEOUT in s (10) come from the environment.
 #
 # Each line: of RUNS migrations how many completed, how many of those kept the limit, the longest downtime beside the
 # limit, and how many were given up although a stop had been expected to keep the limit.

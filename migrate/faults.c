@@ -94,9 +94,9 @@ bool faults_are_armed(const struct faults *f)
 
 /* ---- pages that are there */
 
-static int wake(struct faults *f, uint64_t at, uint64_t len)
+static int wake(struct faults *f, uint64_t at)
 {
-	struct uffdio_range r = {f->base + at, len};
+	struct uffdio_range r = {f->base + at, STREAM_PAGE};
 
 	return ioctl(f->uffd, UFFDIO_WAKE, &r);
 }
@@ -113,13 +113,13 @@ static int resolve(struct faults *f, uint64_t at, uint64_t len, struct error *e)
 		if (errno == EAGAIN)
 			continue;
 		if (errno == EEXIST)
-			return wake(f, at, STREAM_PAGE);
+			return wake(f, at);
 		/* Not in the memfd: it was never touched. */
 		while (errno == EFAULT || errno == EAGAIN) {
 			if (!ioctl(f->uffd, UFFDIO_ZEROPAGE, &zero))
 				return 0;
 			if (errno == EEXIST)
-				return wake(f, at, STREAM_PAGE);
+				return wake(f, at);
 		}
 		return errno == ESRCH || errno == ENOENT ? error_set(e, "the VM's process has ended")
 							 : error_set_errno(e, "userfaultfd");
@@ -166,11 +166,9 @@ int faults_place(struct faults *f, const struct stream_record *r, const uint8_t 
 
 static int send_record(struct conn *c, enum stream_kind kind, uint64_t number, uint64_t data, struct error *e)
 {
-	struct stream_record r = {kind, (uint32_t)number, data, 0};
-	uint8_t header[STREAM_HEADER];
+	const struct stream_record r = {kind, (uint32_t)number, data, 0};
 
-	stream_pack(&r, header);
-	return conn_write(c, header, sizeof(header), e);
+	return stream_write(c, &r, e);
 }
 
 static int handle_fault(struct faults *f, uint64_t address, struct conn *urgent, struct error *e)
@@ -208,12 +206,9 @@ static int handle_faults(struct faults *f, struct conn *urgent, struct error *e)
 
 static int take_urgent(struct faults *f, struct conn *urgent, uint8_t *buf, struct error *e)
 {
-	uint8_t header[STREAM_HEADER];
-	struct stream_record r;
+	struct stream_record r = {0};
 
-	if (conn_read(urgent, header, sizeof(header), e))
-		return error_set(e, "the connection for urgent pages has ended");
-	if (stream_unpack(header, f->size / STREAM_PAGE, &r, e))
+	if (stream_read(urgent, f->size / STREAM_PAGE, &r, e))
 		return -1;
 	if (r.kind != STREAM_CHUNK_RECORD)
 		return error_set(e, "migration stream: an unexpected record");

@@ -51,10 +51,10 @@ struct session {
 	struct conn *urgent_conn; /* while it is served */
 	int urgent_ended;	/* 1: well, -1: not */
 };
-#define NO_SESSION ((struct session){.memory = -1, .state = -1, .link = -1, .uffd = -1, .missing = -1})
+#define NO_SESSION {.memory = -1, .state = -1, .link = -1, .uffd = -1, .missing = -1}
 
 static SSL_CTX *tls; /* NULL: plain */
-static struct session session = {.memory = -1, .state = -1, .link = -1, .uffd = -1, .missing = -1};
+static struct session session = NO_SESSION;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of the session, but for what only its own thread uses */
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static pthread_mutex_t parent_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -95,20 +95,27 @@ static int ask_parent(const Vmb__ReceiveRequest *r, Vmb__Reply **reply, struct w
 	return result;
 }
 
-static int lock_disks(struct error *e)
+/* What is answered by yes or no. */
+static int tell_parent(const Vmb__ReceiveRequest *r, struct error *e)
 {
-	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
-	Vmb__Empty empty = VMB__EMPTY__INIT;
 	struct wire_fds fds = {.count = 0};
 	Vmb__Reply *reply;
 
-	r.kind_case = VMB__RECEIVE_REQUEST__KIND_LOCK;
-	r.lock = &empty;
-	if (ask_parent(&r, &reply, &fds, e))
+	if (ask_parent(r, &reply, &fds, e))
 		return -1;
 	wire_close_fds(&fds);
 	vmb__reply__free_unpacked(reply, NULL);
 	return 0;
+}
+
+static int lock_disks(struct error *e)
+{
+	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	r.kind_case = VMB__RECEIVE_REQUEST__KIND_LOCK;
+	r.lock = &empty;
+	return tell_parent(&r, e);
 }
 
 static int make_faults(struct session *s, Vmb__Reply *reply, struct wire_fds *fds, bool must, struct error *e)
@@ -175,16 +182,10 @@ static int take_up(const Vmb__NetResume *q, struct session *s, struct error *e)
 static int tell_about(Vmb__ReceiveRequest__KindCase kind, const struct session *s, struct error *e)
 {
 	Vmb__ReceiveRequest r = VMB__RECEIVE_REQUEST__INIT;
-	struct wire_fds fds = {.count = 0};
-	Vmb__Reply *reply;
 
 	r.kind_case = kind;
 	r.arrived = (ProtobufCBinaryData){NET_ID, (uint8_t *)(uintptr_t)s->id};
-	if (ask_parent(&r, &reply, &fds, e))
-		return -1;
-	wire_close_fds(&fds);
-	vmb__reply__free_unpacked(reply, NULL);
-	return 0;
+	return tell_parent(&r, e);
 }
 
 /* ---- a session */
@@ -410,7 +411,7 @@ static void clear_session(void)
 	close_fd(&session.uffd);
 	close_fd(&session.missing);
 	faults_free(session.faults);
-	session = NO_SESSION;
+	session = (struct session)NO_SESSION;
 	pthread_cond_broadcast(&changed);
 }
 
@@ -423,7 +424,7 @@ static int begin_session(struct conn *c, const Vmb__NetHello *h, const Vmb__NetR
 	if (session.n) {
 		r = error_set(e, "another migration is being received");
 	} else {
-		session = NO_SESSION;
+		session = (struct session)NO_SESSION;
 		session.n = h ? h->connections : q->connections;
 		session.main = c;
 		memcpy(session.id, h ? h->id.data : q->id.data, NET_ID);
@@ -452,7 +453,7 @@ static void end_session(void)
 	struct error ignored;
 
 	/* Its process may wait for a page that will never come. */
-	if (!session.started && !session.resumed && !session.complete)
+	if (!session.started && !session.complete)
 		tell_about(VMB__RECEIVE_REQUEST__KIND_GIVEN_UP, &session, &ignored);
 	if (session.receiver)
 		receiver_abort(session.receiver);

@@ -10,16 +10,6 @@ struct postcopy {
 	_Atomic bool complete; /* the receiver has said so */
 };
 
-static int read_record(struct worker *w, struct stream_record *r, struct error *e)
-{
-	uint8_t header[STREAM_HEADER];
-	int got = conn_read(w->c, header, sizeof(header), e);
-
-	if (got)
-		return got < 0 ? -1 : error_set(e, "the receiver has closed the connection");
-	return stream_unpack(header, w->s->pages, r, e);
-}
-
 /* What is wanted first; then the rest of its chunk, which is likely to be wanted next. */
 static int send_wanted(struct worker *w, const struct stream_record *r, struct error *e)
 {
@@ -37,7 +27,7 @@ static void *serve_wanted(void *ctx)
 	struct stream_record r = {0};
 	int result;
 
-	while (!(result = read_record(w, &r, &w->error)) && r.kind != STREAM_END) {
+	while (!(result = stream_read(w->c, w->s->pages, &r, &w->error)) && r.kind != STREAM_END) {
 		result = r.kind == STREAM_WANTED ? send_wanted(w, &r, &w->error)
 						 : error_set(&w->error, "the receiver made no sense");
 		if (result)
@@ -110,11 +100,10 @@ void postcopy_free(struct postcopy *p)
 
 int postcopy_learn(struct sender *s, struct conn *urgent, struct error *e)
 {
-	struct worker w = {.s = s, .c = urgent};
 	struct stream_record r = {0};
 
 	for (;;) {
-		if (read_record(&w, &r, e))
+		if (stream_read(urgent, s->pages, &r, e))
 			return -1;
 		if (r.kind == STREAM_ROUND)
 			return 0;

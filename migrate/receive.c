@@ -246,20 +246,16 @@ static int take_missing(struct receiver *r, const struct stream_record *rec, str
 
 static int take_round(struct receiver *r, struct conn *c, const struct stream_record *rec, struct error *e)
 {
-	uint8_t header[STREAM_HEADER];
-
-	stream_pack(rec, header);
-	return end_round(r, rec->number, e) || conn_write(c, header, sizeof(header), e) || conn_flush(c, e) ? -1 : 0;
+	return end_round(r, rec->number, e) || stream_write(c, rec, e) || conn_flush(c, e) ? -1 : 0;
 }
 
 static int take_records(struct receiver *r, struct conn *c, uint8_t *buf, struct error *e)
 {
-	uint8_t header[STREAM_HEADER];
-	struct stream_record rec;
+	struct stream_record rec = {0};
 	int result;
 
 	for (;;) {
-		if (read_data(c, header, sizeof(header), e) || stream_unpack(header, r->pages, &rec, e))
+		if (stream_read(c, r->pages, &rec, e))
 			return -1;
 		switch (rec.kind) {
 		case STREAM_END:

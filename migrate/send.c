@@ -438,7 +438,8 @@ static int migrate(struct send *s, struct error *e)
 		return -1;
 	conn_set_timeout(s->main, CONN_TIMEOUT_MS);
 	net_reply_mark(VMB__REPLY__KIND_PREPARED);
-	if (tracking_begin(&s->tracking, s->incoming->incoming->provisional->config, e) || make_sender(s, e) || precopy_send(s->sender, &source, &s->o, &s->result, e))
+	if (tracking_begin(&s->tracking, s->incoming->incoming->provisional->config, e) || make_sender(s, e) ||
+	    precopy_send(s->sender, &source, &s->o, &s->result, e))
 		return -1;
 	if (s->result.post_copy && !(s->postcopy = postcopy_begin(s->sender, s->urgent, e)))
 		return -1;
@@ -599,8 +600,7 @@ static int parse(int argc, char **argv, struct send *s, struct error *e)
 		else if (opt == 'r') {
 			s->resume = true;
 			r = parse_id(optarg, s->id);
-		}
-		else if (opt == 'l' || opt == 's' || opt == 'o') {
+		} else if (opt == 'l' || opt == 's' || opt == 'o') {
 			uint64_t ms;
 
 			r = parse_uint(optarg, 0, 1000000000, &ms, e);

@@ -89,11 +89,9 @@ int sender_chunk(struct worker *w, uint64_t chunk, uint64_t data, struct error *
 
 static int send_mark(struct worker *w, enum stream_kind kind, uint32_t number, struct error *e)
 {
-	struct stream_record rec = {kind, number, 0, 0};
-	uint8_t header[STREAM_HEADER];
+	const struct stream_record rec = {kind, number, 0, 0};
 
-	stream_pack(&rec, header);
-	return conn_write(w->c, header, sizeof(header), e) || conn_flush(w->c, e) ? -1 : 0;
+	return stream_write(w->c, &rec, e) || conn_flush(w->c, e) ? -1 : 0;
 }
 
 static int send_or_announce(struct worker *w, uint64_t chunk, struct error *e)
@@ -105,29 +103,21 @@ static int send_or_announce(struct worker *w, uint64_t chunk, struct error *e)
 		return 0;
 	if (!s->announce)
 		return sender_chunk(w, chunk, atomic_exchange(&s->todo[chunk], 0), e);
-	stream_pack(&rec, w->buf);
-	return conn_write(w->c, w->buf, STREAM_HEADER, e);
+	return stream_write(w->c, &rec, e);
 }
 
 static int send_round(struct worker *w, uint32_t round, struct error *e)
 {
 	struct sender *s = w->s;
-	uint8_t header[STREAM_HEADER];
-	struct stream_record rec;
+	struct stream_record rec = {0};
 	uint64_t chunk;
-	int got;
 
 	while (!s->stop && (chunk = s->cursor++) < s->chunks)
 		if (send_or_announce(w, chunk, e))
 			return -1;
 	if (s->stop)
 		return error_set(e, "given up");
-	if (send_mark(w, STREAM_ROUND, round, e))
-		return -1;
-	got = conn_read(w->c, header, sizeof(header), e);
-	if (got)
-		return got < 0 ? -1 : error_set(e, "the receiver has closed the connection");
-	if (stream_unpack(header, s->pages, &rec, e))
+	if (send_mark(w, STREAM_ROUND, round, e) || stream_read(w->c, s->pages, &rec, e))
 		return -1;
 	return rec.kind == STREAM_ROUND && rec.number == round ? 0 : error_set(e, "the receiver made no sense");
 }

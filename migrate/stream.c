@@ -45,3 +45,21 @@ int stream_unpack(const uint8_t in[STREAM_HEADER], uint64_t pages, struct stream
 		return error_set(e, "migration stream: a chunk that contradicts itself");
 	return 0;
 }
+
+int stream_write(struct conn *c, const struct stream_record *r, struct error *e)
+{
+	uint8_t header[STREAM_HEADER];
+
+	stream_pack(r, header);
+	return conn_write(c, header, sizeof(header), e);
+}
+
+int stream_read(struct conn *c, uint64_t pages, struct stream_record *r, struct error *e)
+{
+	uint8_t header[STREAM_HEADER];
+	int got = conn_read(c, header, sizeof(header), e);
+
+	if (got)
+		return got < 0 ? -1 : error_set(e, "the other side has closed the connection");
+	return stream_unpack(header, pages, r, e);
+}

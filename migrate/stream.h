@@ -14,7 +14,7 @@
 #ifndef MIGRATE_STREAM_H
 #define MIGRATE_STREAM_H
 
-#include "vmm/base.h"
+#include "migrate/conn.h"
 
 enum {
 	STREAM_PAGE = 4096,
@@ -56,6 +56,10 @@ static inline unsigned int stream_count(uint64_t bits)
 }
 
 void stream_pack(const struct stream_record *r, uint8_t out[STREAM_HEADER]);
+/* Without its pages; what is written goes with the next conn_flush(). */
+int stream_write(struct conn *c, const struct stream_record *r, struct error *e);
+/* The next record's header, unpacked. */
+int stream_read(struct conn *c, uint64_t pages, struct stream_record *r, struct error *e);
 /* -1 and *e if it makes no sense for a memory of `pages`. */
 int stream_unpack(const uint8_t in[STREAM_HEADER], uint64_t pages, struct stream_record *r, struct error *e);
 

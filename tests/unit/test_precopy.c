@@ -44,6 +44,13 @@ UNIT(precopy, a_record_is_what_the_memory_can_hold)
 	cr_expect_eq(unpack(STREAM_ROUND, 1, 1, 0, 64), -1);
 	cr_expect_eq(unpack(0, 0, 0, 0, 64), -1);
 	cr_expect_eq(unpack(4, 0, 0, 0, 64), -1);
+	cr_expect_eq(unpack(6, 0, 0, 0, 64), -1);
+	for (uint32_t kind = STREAM_MISSING; kind <= STREAM_WANTED; kind++) {
+		cr_expect_eq(unpack(kind, 1, 1, 0, 65), 0);
+		cr_expect_eq(unpack(kind, 1, 2, 0, 65), -1, "behind the last page");
+		cr_expect_eq(unpack(kind, 0, 1, 2, 64), -1, "zeros are neither missing nor wanted");
+		cr_expect_eq(unpack(kind, 0, 0, 0, 64), -1, "nothing");
+	}
 }
 
 /* ---- both ends */
