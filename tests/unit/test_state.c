@@ -425,9 +425,9 @@ UNIT(state, that_is_wrong_in_one_place_is_refused)
 
 UNIT(restore, a_counter_of_another_rate_is_refused_before_anything_stops)
 {
-	struct vm_spec spec = {.disks = 0, .rng = true};
+	struct vm_spec bare = {.disks = 0, .rng = true};
 	struct vm_ends ends;
-	struct vm *vm = make_vm(&spec, &ends);
+	struct vm *vm = make_vm(&bare, &ends);
 	struct error e;
 	Vmb__VmState *p;
 
