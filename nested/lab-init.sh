@@ -6,7 +6,7 @@
 # (nested/lab-agent.c).  nested/lab.c gives it these variables on the kernel command line, with
 # every unusual byte of a path written \xHH:
 #   LAB_DIR    build/lab              LAB_AGENT  the vmbeam program
-#   LAB_CWD    the caller's folder
+#   LAB_CWD    the caller's folder        LAB_MACHINE  1 or 2, where there are two
 # What goes wrong here ends the lab; the reason is the last line of the console log.
 # shellcheck shell=dash
 
@@ -84,7 +84,11 @@ mkdir "$lib/modules/$(uname -r)"
 mount --bind "$new$dir/modules" "$lib/modules/$(uname -r)" || fail "no modules in $dir"
 
 ip link set lo up
-hostname lab
+hostname "lab$LAB_MACHINE"
+if [ -n "$LAB_MACHINE" ]; then
+	ip link set eth0 name cable && ip addr add "10.9.0.$LAB_MACHINE/24" dev cable && ip link set cable up ||
+		fail "no network"
+fi
 thp=/sys/kernel/mm/transparent_hugepage
 echo madvise >$thp/enabled
 echo advise >$thp/shmem_enabled

@@ -22,7 +22,7 @@ check() # name, got, wanted
 }
 emulator() # the QEMU that process $1 started
 {
-	while ! pgrep -P "$1" qemu-system; do
+	while ! pgrep -P "$1" -f -- "-name vmbeam-lab"; do
 		kill -0 "$1" 2>/dev/null || return
 		sleep 0.1
 	done
@@ -91,6 +91,15 @@ for signal in INT:130 TERM:143 HUP:129 KILL:137; do
 	check "SIG${signal%:*}" $? "${signal#*:}"
 	check "SIG${signal%:*} leaves no process" "$(gone "$qemu")" yes
 done
+# shellcheck disable=SC2016 # for the shells inside
+check "two machines" "$(lab --machines 2 --memory 512M -- sh -c '
+	[ $VMBEAM_LAB_MACHINE = 1 ] || exec sleep 100
+	ping -q -c 1 -w 20 10.9.0.2 >/dev/null && hostname')" lab1
+lab --machines 2 --memory 512M -- sh -c 'echo c >/proc/sysrq-trigger' 2>/dev/null
+check "two machines, a panic" $? 125
+# shellcheck disable=SC2016
+lab --machines 2 --memory 512M -- sh -c '[ $VMBEAM_LAB_MACHINE = 1 ] || echo c >/proc/sysrq-trigger; sleep 100' 2>/dev/null
+check "two machines, a panic of the second" $? 125
 "$vmbeam" lab --emulate --memory 1K 2>/dev/null
 check "usage" $? 2
 VMBEAM_LAB_DIR=$dir "$vmbeam" lab --emulate 2>"$dir/err"

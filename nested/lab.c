@@ -31,6 +31,7 @@ extern char **environ;
 
 struct options {
 	uint64_t memory, cpus, timeout; /* bytes, count, seconds (0: none) */
+	uint64_t machines;              /* 1 or 2 */
 	bool emulate;
 	char **command; /* never empty */
 };
@@ -45,6 +46,9 @@ struct lab {
 	int signals;
 	char *qemu_path;
 	pid_t qemu;
+	unsigned machine; /* which one this process is */
+	int cable;        /* our end of the network; -1 with one machine */
+	pid_t second;     /* machine 2's process, our child; 0 if there is none */
 	struct lab_wire ctl;
 	struct lab_pump in, out, err;
 	uint64_t started; /* clock_ns() */
@@ -58,8 +62,8 @@ static int usage(const char *fmt, const char *arg)
 	char text[500];
 
 	snprintf(text, sizeof(text), fmt, arg);
-	log_line("lab: %s (usage: vmbeam lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] "
-		 "[-- COMMAND...])",
+	log_line("lab: %s (usage: vmbeam lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] "
+		 "[--emulate] [-- COMMAND...])",
 		 text);
 	return 2;
 }
@@ -69,6 +73,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 	static const struct option names[] = {
 		{"memory", required_argument, NULL, 'm'},
 		{"cpus", required_argument, NULL, 'c'},
+		{"machines", required_argument, NULL, 'n'},
 		{"timeout", required_argument, NULL, 't'},
 		{"emulate", no_argument, NULL, 'e'},
 		{NULL, 0, NULL, 0},
@@ -77,7 +82,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 	struct error e;
 	int c;
 
-	*o = (struct options){.memory = 6 * GIB, .cpus = 2};
+	*o = (struct options){.memory = 6 * GIB, .cpus = 2, .machines = 1};
 	optind = 0;
 	opterr = 0;
 	while ((c = getopt_long(argc, argv, "+", names, NULL)) != -1) {
@@ -85,6 +90,8 @@ static int options_parse(struct options *o, int argc, char **argv)
 			return usage("--memory: %s", e.text);
 		if (c == 'c' && parse_uint(optarg, 1, 64, &o->cpus, &e))
 			return usage("--cpus: %s", e.text);
+		if (c == 'n' && parse_uint(optarg, 1, 2, &o->machines, &e))
+			return usage("--machines: %s", e.text);
 		if (c == 't' && parse_uint(optarg, 1, UINT32_MAX, &o->timeout, &e))
 			return usage("--timeout: %s", e.text);
 		if (c == 'e')
@@ -192,8 +199,8 @@ static char *fsdev(const char *id, const char *path, const char *more)
 }
 
 struct list {
-	const char *arg[64];
-	char *owned[64]; /* the values among them */
+	const char *arg[80];
+	char *owned[80]; /* the values among them */
 	size_t n;
 };
 
@@ -230,6 +237,8 @@ static void qemu_arguments(struct lab *l, struct list *q)
 	line = cmdline_add(line, "LAB_DIR", l->dir);
 	line = cmdline_add(line, "LAB_AGENT", l->agent);
 	line = cmdline_add(line, "LAB_CWD", l->cwd);
+	if (l->cable >= 0)
+		line = cmdline_add(line, "LAB_MACHINE", l->machine == 1 ? "1" : "2");
 	add(q, LAB_QEMU, NULL);
 	/* The mended copy does not find these by itself: it is not where QEMU is. */
 	add(q, "-L", "%.*s/../share/qemu", bin, l->qemu_path);
@@ -256,6 +265,10 @@ static void qemu_arguments(struct lab *l, struct list *q)
 		add(q, "-chardev", "socket,id=port%d,fd=%d", p, l->theirs[p]);
 		add(q, "-device", "virtserialport,chardev=port%d,nr=%d", p, p + 1);
 	}
+	if (l->cable >= 0) {
+		add(q, "-netdev", "socket,id=cable,fd=%d", l->cable);
+		add(q, "-device", "virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:0%u", l->machine);
+	}
 	add(q, "-chardev", "file,id=console,append=on,path=/proc/self/fd/%d", l->console);
 	add(q, "-serial", "chardev:console");
 	q->arg[q->n] = NULL;
@@ -281,6 +294,8 @@ qemu_exec(struct lab *l, struct list *q, int mended, pid_t parent)
 	dup2(null, STDOUT_FILENO);
 	dup2(l->console, STDERR_FILENO);
 	fcntl(l->console, F_SETFD, 0);
+	if (l->cable >= 0)
+		fcntl(l->cable, F_SETFD, 0);
 	for (int p = 0; p < LAB_PORTS; p++)
 		fcntl(l->theirs[p], F_SETFD, 0);
 	if (mended >= 0) {
@@ -343,6 +358,7 @@ static int qemu_start(struct lab *l)
 		free(q.owned[i]);
 	for (int p = 0; p < LAB_PORTS; p++)
 		close_fd(&l->theirs[p]);
+	close_fd(&l->cable);
 	return 0;
 fail:
 	log_line("lab: starting %s: %s", l->qemu_path, strerror(errno));
@@ -373,6 +389,11 @@ static void send_command(struct lab *l)
 		for (size_t i = 0; i < ARRAY_LEN(kept); i++)
 			if (!strncmp(*e, kept[i], strlen(kept[i])))
 				lab_wire_put(&l->ctl, LAB_ENV, *e, strlen(*e));
+	if (l->opt.machines > 1) {
+		const char *which = l->machine == 1 ? "VMBEAM_LAB_MACHINE=1" : "VMBEAM_LAB_MACHINE=2";
+
+		lab_wire_put(&l->ctl, LAB_ENV, which, strlen(which));
+	}
 	for (char **a = l->opt.command; *a; a++)
 		lab_wire_put(&l->ctl, LAB_ARG, *a, strlen(*a));
 	window_size(&run);
@@ -505,6 +526,17 @@ static bool all_written(const struct lab *l)
 	       (l->err.to < 0 || l->err.total >= l->exit.err);
 }
 
+/* Whether the other machine has broken down (it has said so); one whose command has ended is just off. */
+static bool second_failed(struct lab *l)
+{
+	int status;
+
+	if (l->second <= 0 || waitpid(l->second, &status, WNOHANG) != l->second)
+		return false;
+	l->second = 0;
+	return !WIFEXITED(status) || WEXITSTATUS(status) == STATUS_EMULATOR;
+}
+
 /* Moves bytes until the command, the emulator or somebody's patience ends. */
 static int relay(struct lab *l)
 {
@@ -532,6 +564,8 @@ static int relay(struct lab *l)
 
 				waitid(P_PID, (id_t)l->qemu, &child, WEXITED | WNOHANG | WNOWAIT);
 				l->dead = child.si_pid != 0;
+				if (second_failed(l))
+					return STATUS_EMULATOR;
 			} else if (si.ssi_signo == SIGWINCH) {
 				window_size(&run);
 				if (l->hello)
@@ -555,6 +589,32 @@ static int relay(struct lab *l)
 	}
 }
 
+/* Machine 2 is a lab of its own: a child that ends with us, has no stdin, and writes where we do. */
+static int second_start(struct lab *l)
+{
+	int pair[2], null;
+	pid_t parent = getpid();
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) || (l->second = fork()) < 0) {
+		log_line("lab: the second machine: %s", strerror(errno));
+		return 1;
+	}
+	l->machine = l->second ? 1 : 2;
+	l->cable = pair[l->second ? 0 : 1];
+	close(pair[l->second ? 1 : 0]);
+	if (l->second)
+		return 0;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent)
+		_exit(1);
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	dup2(null, STDIN_FILENO);
+	close(null);
+	setpgid(0, 0); /* the terminal's Ctrl-C is for the first */
+	l->tty = false;
+	return 0;
+}
+
 int lab_main(int argc, char **argv)
 {
 	static struct lab l;
@@ -565,7 +625,7 @@ int lab_main(int argc, char **argv)
 	ret = options_parse(&l.opt, argc, argv);
 	if (ret)
 		return ret;
-	if (!l.opt.emulate && !access("/dev/kvm", F_OK))
+	if (!l.opt.emulate && l.opt.machines == 1 && !access("/dev/kvm", F_OK))
 		return run_here(l.opt.command);
 	/* Nothing of ours is to become the command's stdin. */
 	while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)
@@ -577,7 +637,9 @@ int lab_main(int argc, char **argv)
 	l.started = clock_ns();
 	l.tty = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) &&
 		!tcgetattr(STDIN_FILENO, &l.saved) && tcgetpgrp(STDIN_FILENO) == getpgrp();
-	ret = qemu_start(&l);
+	l.machine = 1;
+	l.cable = -1;
+	ret = (l.opt.machines > 1 && second_start(&l)) || qemu_start(&l);
 	if (ret)
 		goto out;
 	l.ctl.fd = l.ours[LAB_CTL];
@@ -595,6 +657,10 @@ out:
 	if (l.qemu > 0) {
 		kill(l.qemu, SIGKILL);
 		waitpid(l.qemu, NULL, 0);
+	}
+	if (l.second > 0) {
+		kill(l.second, SIGKILL);
+		waitpid(l.second, NULL, 0);
 	}
 	free(l.ctl.in);
 	free(l.ctl.out);

@@ -8,7 +8,7 @@
 LAB := build/lab
 
 # What the initramfs loads; all else comes from /lib/modules inside the lab.
-LAB_MODULES := virtio_pci 9p 9pnet_virtio virtio_console overlay kvm-amd tun
+LAB_MODULES := virtio_pci 9p 9pnet_virtio virtio_console overlay kvm-amd tun virtio_net
 
 .PHONY: lab-kernel
 lab-kernel: $(LAB)/vmlinux $(LAB)/initramfs  ## fetch and unpack the lab's kernel (once; needs apt)

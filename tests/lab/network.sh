@@ -1,10 +1,11 @@
 # Between two machines.  A guest that writes memory and disk, all verified, goes to and fro (MIGRATIONS, default 1), and as
 # often by post-copy; then to a hypervisor there.  Strangers, noise, and failures and deaths at each step of the switch-over:
 # exactly one copy runs or can be made to, and the next migration succeeds.
+# machines: 2
 N=${MIGRATIONS:-1}
 
 . "$TOP/tests/lab/machines.sh"
-check "other certs" vmbeam certs others 10.7.0.1 10.7.0.2 >/dev/null
+check "other certs" vmbeam certs others "$(address here)" "$(address there)" >/dev/null
 check "start m" on here vmbeam run m --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
 	"console=ttyS0 quiet panic=-1 beat.mem=64M beat.rate=20M beat.disk=1" --memory 256M --disk "$T/disk.img" \
 	--serial "$T/m.log" --detach
@@ -52,7 +53,7 @@ on $at vmbeam migrate m --to tls://localhost.invalid:7000 --tls certs >/dev/null
 on $at vmbeam migrate m --to "tcp://$(address $other):7000" --insecure >/dev/null 2>move.err && fail "moved in clear"
 # Noise, of every kind: the receiver stays.
 # (Its end may see a reset, or none: the receiver's word counts.)
-head -c 300000 /dev/urandom | { on $at socat -u - "TCP:$(address $other):7000" 2>/dev/null || :; }
+on $at sh -c "head -c 300000 /dev/urandom | socat -u - TCP:$(address $other):7000" 2>/dev/null || :
 wait_for 10 grep -q "refused: TLS handshake" receive.$other
 check "a connection that says nothing" on $at socat -u OPEN:/dev/null "TCP:$(address $other):7000"
 [ -n "$(victim receive $other)" ] || fail "the receiver has gone"
@@ -129,5 +130,7 @@ check "power off" on $at vmbeam stop m --timeout 60
 check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict
 check "stop hv-b" on $at vmbeam hypervisor stop hv-b --force
 check "stop hv-a" on $other vmbeam hypervisor stop hv-a --force
-kill $(pgrep -f "vmbeam receive") 2>/dev/null
+for machine in here there; do
+	on $machine pkill -f "^vmbeam receive"
+done
 echo "= guest: $(cat verdict)"

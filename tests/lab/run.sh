@@ -9,8 +9,13 @@ export LAB=$top/build/lab GUESTS=$top/build/guests TOP=$top
 export PATH=$top/build:$GUESTS:$PATH
 mkdir -p "$(dirname "$results")"
 
+# Of two machines the second does what the first says (machines.sh); they share the build tree only.
+[ "${VMBEAM_LAB_MACHINE:-1}" = 1 ] || exec socat -t 900 TCP-LISTEN:99,fork,reuseaddr EXEC:sh
+
 for name; do
-	T=/tmp/test-$name
+	T=${VMBEAM_LAB_MACHINE:+$top/build/tests}
+	T=${T:-/tmp}/test-$name
+	rm -rf "$T"
 	mkdir -p "$T"
 	echo "--- $name"
 	start=$(date +%s)
