@@ -26,7 +26,7 @@ ifeq ($(SAN),fuzz)
 WARN    := -std=gnu11 -Wall -Wno-gnu-variable-sized-type-not-at-end # gcc has warned of the rest
 endif
 # liburing 2.3 does not export io_uring_register_restrictions from its shared library.
-LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -l:liburing.a -pthread
+LDLIBS  += $(shell pkg-config --libs $(LIBS) 2>/dev/null) -lnuma -l:liburing.a -lm -pthread
 ifeq ($(SAN),asan)
 SANFLAGS := -fsanitize=address,undefined -fno-omit-frame-pointer
 else ifeq ($(SAN),fuzz)
@@ -41,7 +41,7 @@ STATIC  := -static-pie -Wl,--no-warnings
 endif
 
 # Sources: every .c file of a folder belongs to it; rejuv/main.c is the vmbeam program.
-FOLDERS := proto vmm zerocopy nested rejuv
+FOLDERS := proto vmm zerocopy nested aging-monitor rejuv
 SRC     := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
 PROTO_O := $(OBJ)/proto/vmbeam.pb-c.o
 OBJS    := $(PROTO_O) $(SRC:%.c=$(OBJ)/%.o)

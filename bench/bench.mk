@@ -40,3 +40,5 @@ $(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o 
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -o $@ $^ -l:liburing.a -pthread $(MIG_LIBS)
+
+include bench/nest.mk

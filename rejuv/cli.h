@@ -34,10 +34,9 @@ const char *cli_placement(const char *placement);
 
 /* Is there memory for a host VM like this, or for a guest VM that is to run in one? */
 int memory_admit(const Vmb__VmConfig *c, struct error *e);
-/* Starts a guest hypervisor and waits until it is ready for guests: its hello, or NULL with *e set and nothing
+/* Starts a guest hypervisor with memory, CPUs, window and networks as `like` has and waits until it is ready for guests: its hello, or NULL with *e set and nothing
  * left of it. */
-Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t cpus, uint64_t window,
-				     struct error *e);
+Vmb__AgentMessage *hypervisor_launch(const char *name, const Vmb__VmConfig *like, struct error *e);
 /* What its agent says of itself; NULL with *e set. */
 Vmb__AgentMessage *hypervisor_health(const char *name, struct error *e);
 
@@ -47,6 +46,9 @@ struct json_t *handover_json(const char *vm, const char *to, const struct handov
 
 /* A request without more than its kind; as cli_acted(). */
 int vm_simple(const char *name, bool json, Vmb__Request__KindCase kind);
+
+/* "tap=IFNAME[,mac=M]" becomes one more network of c, whose name is known; the lists are never freed. */
+int cli_add_net(Vmb__VmConfig *c, const char *arg, struct error *e);
 
 /* Starts the VM's process; with console (may be NULL) our end of its serial console. */
 int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e);

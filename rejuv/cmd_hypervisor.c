@@ -93,9 +93,12 @@ static int parse_start(int argc, char **argv, struct start_args *a, struct error
 	static const struct option options[] = {{"memory", required_argument, NULL, 'm'},
 						{"cpus", required_argument, NULL, 'c'},
 						{"window", required_argument, NULL, 'w'},
+						{"net", required_argument, NULL, 'n'},
 						{"json", no_argument, NULL, 'j'},
 						{NULL, 0, NULL, 0}};
+	const char *nets[VM_MAX_NETS];
 	uint64_t cpus = 1, window = 0;
+	size_t nnets = 0;
 	bool given = false;
 	struct sysinfo si;
 	int opt;
@@ -119,6 +122,11 @@ static int parse_start(int argc, char **argv, struct start_args *a, struct error
 				return -1;
 			given = true;
 			break;
+		case 'n':
+			if (nnets == VM_MAX_NETS)
+				return error_set(e, "--net: at most %d", VM_MAX_NETS);
+			nets[nnets++] = optarg;
+			break;
 		case 'j':
 			a->json = true;
 			break;
@@ -127,12 +135,15 @@ static int parse_start(int argc, char **argv, struct start_args *a, struct error
 		}
 	if (optind + 1 != argc)
 		return error_set(e, "one name is expected");
+	a->config.name = argv[optind];
+	for (size_t i = 0; i < nnets; i++)
+		if (cli_add_net(&a->config, nets[i], e))
+			return -1;
 	/* The machine's RAM, as far as its own memory suffices for that. */
 	if (!given && !sysinfo(&si))
 		window = ALIGN_DOWN(MIN(ALIGN_UP((uint64_t)si.totalram * si.mem_unit, GIB),
 					largest_window(a->config.memory)), GIB);
 	a->config.window = window;
-	a->config.name = argv[optind];
 	a->config.cpus = (uint32_t)cpus;
 	return 0;
 }
@@ -188,16 +199,17 @@ static Vmb__AgentMessage *await_agent(const Vmb__VmConfig *c, struct error *e)
 	return NULL;
 }
 
-Vmb__AgentMessage *hypervisor_launch(const char *name, uint64_t memory, uint32_t cpus, uint64_t window,
-				     struct error *e)
+Vmb__AgentMessage *hypervisor_launch(const char *name, const Vmb__VmConfig *like, struct error *e)
 {
 	Vmb__VmConfig c = VMB__VM_CONFIG__INIT;
 	Vmb__AgentMessage *m = NULL;
 
 	c.name = (char *)(uintptr_t)name;
-	c.memory = memory;
-	c.cpus = cpus;
-	c.window = window;
+	c.memory = like->memory;
+	c.cpus = like->cpus;
+	c.window = like->window;
+	c.nets = like->nets;
+	c.n_nets = like->n_nets;
 	c.kernel = image("vmlinuz", e);
 	c.initrd = c.kernel ? image("initramfs", e) : NULL;
 	/* Where this kernel trusts the time stamp counter, the host VM's is the same, on all its CPUs: otherwise its
@@ -229,7 +241,7 @@ static int start_main(int argc, char **argv)
 
 	if (parse_start(argc, argv, &a, &e))
 		return cli_usage("hypervisor start: %s", e.text);
-	m = hypervisor_launch(a.config.name, a.config.memory, a.config.cpus, a.config.window, &e);
+	m = hypervisor_launch(a.config.name, &a.config, &e);
 	if (!m)
 		return cli_acted(a.config.name, a.json, &e);
 	print_hello(a.config.name, m->hello, clock_ns() - begin, a.json);

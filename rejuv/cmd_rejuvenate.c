@@ -132,8 +132,7 @@ static int look_at_old(struct rejuvenation *r, struct error *e)
 /* Starts one like the old one. */
 static int launch(struct rejuvenation *r, const char *name, struct error *e)
 {
-	const Vmb__VmConfig *c = r->old->info->config;
-	Vmb__AgentMessage *m = hypervisor_launch(name, c->memory, c->cpus, c->window, e);
+	Vmb__AgentMessage *m = hypervisor_launch(name, r->old->info->config, e);
 
 	if (m)
 		vmb__agent_message__free_unpacked(m, NULL);
@@ -159,6 +158,8 @@ static int start_fresh(struct rejuvenation *r, struct error *e)
 		progress(r, "%s is there already", r->fresh);
 		return look_at_fresh(r, r->fresh, e);
 	}
+	if (r->old->info->config->n_nets)
+		return error_set(e, "it has networks of its own, which only --method warm hands on");
 	runtime_clear(r->fresh, 0);
 	if (launch(r, r->fresh, e))
 		return -1;

@@ -18,7 +18,6 @@ enum { START_TIMEOUT_MS = 60000, CLEAR_MS = 5000 };
 struct run_options {
 	Vmb__VmConfig config;
 	Vmb__DiskConfig disks[VM_MAX_DISKS], *disk_ptrs[VM_MAX_DISKS];
-	Vmb__NetConfig nets[VM_MAX_NETS], *net_ptrs[VM_MAX_NETS];
 	char *modules[VM_MAX_MODULES];
 	bool detach, attach, paused, json;
 	char *memory; /* of strings made here; freed at the end of the process */
@@ -73,16 +72,15 @@ static void default_mac(const char *name, size_t index, uint8_t mac[6])
 	memcpy(mac, (uint8_t[]){0x52, 0x54, 0, (uint8_t)(h >> 16), (uint8_t)(h >> 8), (uint8_t)h}, 6);
 }
 
-static int add_net(struct run_options *o, const char *arg, struct error *e)
+int cli_add_net(Vmb__VmConfig *c, const char *arg, struct error *e)
 {
 	char *copy = xstrdup(arg), *save = NULL;
 	uint8_t *mac = xcalloc(1, 6);
+	Vmb__NetConfig *n = xcalloc(1, sizeof(*n));
 	bool have_mac = false;
-	Vmb__NetConfig *n;
 
-	if (o->config.n_nets == VM_MAX_NETS)
+	if (c->n_nets == VM_MAX_NETS)
 		return error_set(e, "--net: at most %d", VM_MAX_NETS);
-	n = &o->nets[o->config.n_nets];
 	vmb__net_config__init(n);
 	for (char *part = strtok_r(copy, ",", &save); part; part = strtok_r(NULL, ",", &save)) {
 		if (!strncmp(part, "tap=", 4))
@@ -95,10 +93,11 @@ static int add_net(struct run_options *o, const char *arg, struct error *e)
 	if (!n->tap[0])
 		return error_set(e, "--net %s: tap=IFNAME is missing", arg);
 	if (!have_mac)
-		default_mac(o->config.name, o->config.n_nets, mac);
+		default_mac(c->name, c->n_nets, mac);
 	n->mac.data = mac;
 	n->mac.len = 6;
-	o->net_ptrs[o->config.n_nets++] = n;
+	c->nets = xrealloc(c->nets, (c->n_nets + 1) * sizeof(*c->nets));
+	c->nets[c->n_nets++] = n;
 	free(copy);
 	return 0;
 }
@@ -172,7 +171,7 @@ static int parse_option(struct run_options *o, int opt, char *arg, struct error 
 	case OPT_DISK:
 		return add_disk(o, arg, e);
 	case OPT_NET:
-		return add_net(o, arg, e);
+		return cli_add_net(&o->config, arg, e);
 	case OPT_SERIAL:
 		return set_serial(o, arg);
 	case OPT_HUGEPAGES:
@@ -216,7 +215,6 @@ static int parse(struct run_options *o, int argc, char **argv, struct error *e)
 	o->config.rng = true;
 	o->config.balloon = true;
 	o->config.disks = o->disk_ptrs;
-	o->config.nets = o->net_ptrs;
 	o->config.modules = o->modules;
 	o->attach = true;
 	if (argc < 2 || argv[1][0] == '-')

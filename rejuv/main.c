@@ -34,12 +34,12 @@ static const struct command {
 	 "             | NAME --resume [--json]: sends the rest after post-copy was interrupted"},
 	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure [--allow DIR]..."},
 	{"hypervisor", hypervisor_main,
-	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--json] | stop NAME [--force]\n"
+	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--net tap=T]... [--json] | stop NAME [--force]\n"
 	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
-	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--timeout S] [--emulate] [-- COMMAND...]"},
+	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
 
 int cli_fail(const char *fmt, ...)

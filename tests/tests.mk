@@ -11,7 +11,7 @@ check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-lab
 
-check-lab: build lab-kernel hypervisor guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
+check-lab: build lab-kernel hypervisor nest-image guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
 
 .PHONY: check-long

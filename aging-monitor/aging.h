@@ -1,0 +1,77 @@
+/* aging.h: sees a resource that runs out slowly, and tells it from what only looks so.
+ *
+ * A library of its own: it needs the C library, libm and nothing else of this project.  It starts no threads, opens nothing
+ * and keeps no global state; an object is used by one thread at a time.
+ *
+ * The statistics are published ones and are checked against published figures (tests/unit/test_aging.c); the judgement on
+ * them (struct aging_verdict) is ours, and `make bench-aging` says how good it is.
+ *
+ * Units: time in seconds (any origin, the same for all of a series), values in whatever the caller measures.
+ */
+#ifndef AGING_AGING_H
+#define AGING_AGING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* ---- statistics
+ *
+ * NaN among the values is one that is missing: it is left out.  `n` of all functions is that of the array, at most
+ * AGING_MOST_VALUES.
+ */
+#define AGING_MOST_VALUES 2048
+
+struct aging_mk {
+	size_t n;     /* values there were */
+	double s;     /* Kendall's score: pairs that rise less pairs that fall */
+	double var;   /* its variance if there is no trend */
+	double z, p;  /* the normal deviate, and its two-sided probability */
+};
+
+/* Mann-Kendall test for a monotonic trend (H. B. Mann, Econometrica 13, 1945; M. G. Kendall, Rank Correlation Methods,
+ * 1975), ties taken into account.  With `lags` > 0 the variance is corrected for the autocorrelation of the ranks of the
+ * detrended values (K. H. Hamed, A. R. Rao, Journal of Hydrology 204, 1998): those of the first `lags` lags that are
+ * significant at 5 %; AGING_ALL_LAGS takes every lag.  The correction may leave a variance of 0 or less: then z is 0 and p is 1.
+ */
+#define AGING_ALL_LAGS ((size_t)-1)
+void aging_mann_kendall(const double *y, size_t n, size_t lags, struct aging_mk *r);
+
+/* The same for each of `period` seasons apart, scores and variances added up (R. M. Hirsch, J. R. Slack, Water Resources
+ * Research 20, 1984); seasons are taken as independent.  y[0] is of season 0. */
+void aging_seasonal_mann_kendall(const double *y, size_t n, size_t period, struct aging_mk *r);
+
+struct aging_line {
+	size_t n;
+	double slope;     /* of y per unit of t */
+	double low, high; /* its confidence interval */
+	double level;     /* y at the last t, on the line */
+};
+
+/* Theil-Sen estimator: the median of the slopes of all pairs (P. K. Sen, JASA 63, 1968); the interval is that of R. O. Gilbert
+ * (Statistical Methods for Environmental Pollution Monitoring, 1987, 16.5) for the normal deviate `z` (1.96: 95 %) and the
+ * variance `var` of Kendall's score, which aging_mann_kendall() gives.  All are NaN with less than
+ * two values.  t NULL: 0, 1, 2... */
+void aging_theil_sen(const double *t, const double *y, size_t n, double var, double z, struct aging_line *r);
+
+/* Least squares of y = a + b t + c t^2 about the middle of t. */
+struct aging_curve {
+	size_t n;
+	double slope, curve; /* b, c */
+	double curve_error;  /* standard error of c, with an effective number of values by the residuals' autocorrelation at lag 1 */
+	double residual;     /* their standard deviation */
+};
+void aging_parabola(const double *t, const double *y, size_t n, struct aging_curve *r);
+
+/* The median, and 1.4826 times the median distance from it (the standard deviation, if they are normal); NaN without values. */
+double aging_median(const double *y, size_t n);
+double aging_spread(const double *y, size_t n);
+
+/* Page-Hinkley test for a change of the mean (E. S. Page, Biometrika 41, 1954; D. V. Hinkley, Biometrika 58, 1971), upward and
+ * downward at once, over values in units of their spread: a change is seen when they have run away from their mean by
+ * more than `delta` each and `lambda` together.  Begin with all zero. */
+struct aging_page_hinkley {
+	double up, up_least, down, down_least;
+};
+bool aging_page_hinkley(struct aging_page_hinkley *s, double x, double delta, double lambda);
+
+#endif

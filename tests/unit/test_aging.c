@@ -1,0 +1,195 @@
+/* test_aging.c: the statistics of aging-monitor/ against published figures and brute force. */
+#include "aging-monitor/aging.h"
+#include "tests/unit/unit.h"
+
+#include <math.h>
+
+/* Monthly rainfall at Bogra, Bangladesh, 1981 to 2010, mm: the example of pymannkendall (M. Hussain, I. Mahmud, Journal of
+ * Open Source Software 4(39), 2019), whose test suite has the figures below. */
+#define N NAN
+static const double rain[] = {
+	32, 20, 25, 189, 240, 193, 379, 278, 301, 0,   0,  82, 0,  4,  N,  N,	121, 234, 360, 262, 120, 30,  11, 1,
+	7,  3,	31, 31,	 355, 102, 248, 274, 308, N,   5,  26, 11, 16, 6,  48,	388, 539, 431, 272, 404, 186, 0,  2,
+	0,  4,	1,  54,	 272, 459, 235, 164, 365, 135, 2,  N,  N,  4,  0,  128, 210, 163, 446, 225, 462, 467, 19, 13,
+	0,  3,	17, 132, 178, 338, 525, 623, 145, 31,  19, 3,  0,  29, 25, 87,	259, 756, 486, 180, 292, 43,  92, 1,
+	0,  16, 2,  0,	 130, 253, 594, 111, 273, 30,  0,  4,  0,  27, 24, 41,	292, 378, 499, 265, 320, 227, 4,  0,
+	4,  14, 8,  48,	 416, 240, 404, 207, 733, 105, 0,  112, 0, 14, 0,  30,	140, 202, 289, 159, 424, 106, 3,  0,
+	65, 3,	14, 58,	 268, 466, 432, 266, 240, 95,  1,  0,  10, 26, 4,  114, 94,  289, 173, 208, 263, 156, 5,  0,
+	16, 16, 14, 0,	 111, 475, 534, 432, 471, 117, 70, 1,  3,  28, 7,  401, 184, 283, 338, 171, 335, 176, 0,  0,
+	10, 11, 9,  140, 102, 208, 298, 245, 220, 29,  2,  27, 10, 13, 26, 84,	143, 367, 749, 563, 283, 353, 10, 0,
+	0,  0,	0,  9,	 246, 265, 343, 429, 168, 133, 17, 0,  18, 35, 76, 158, 272, 250, 190, 289, 466, 84,  0,  0,
+	0,  0,	0,  22,	 217, 299, 185, 115, 344, 203, 8,  N,  N,  0,  5,  284, 123, 254, 476, 496, 326, 27,  20, 0,
+	4,  53, 72, 113, 214, 364, 219, 220, 156, 264, 0,  13, 0,  0,  45, 90,	137, 638, 529, 261, 206, 251, 0,  0,
+	5,  9,	58, 72,	 138, 130, 471, 328, 356, 523, 0,  1,  0,  0,  12, 143, 193, 184, 192, 138, 174, 69,  1,  0,
+	0,  18, 25, 28,	 92,  732, 320, 256, 302, 131, 15, 0,  27, 0,  22, 20,	213, 393, 474, 374, 109, 159, 0,  0,
+	0,  3,	3,  49,	 205, 128, 194, 570, 169, 89,  0,  0,  0,  0,  0,  26,	185, 286, 92,  225, 244, 190, 3,  20,
+};
+#undef N
+enum { MONTHS = sizeof(rain) / sizeof(rain[0]) };
+
+static void expect(const struct aging_mk *r, double s, double var, double z, double p)
+{
+	cr_expect_eq(r->s, s, "%.17g", r->s);
+	cr_expect_float_eq(r->var, var, 1e-9 * var, "%.17g", r->var);
+	cr_expect_float_eq(r->z, z, 1e-9, "%.17g", r->z);
+	cr_expect_float_eq(r->p, p, 1e-9, "%.17g", r->p);
+}
+
+UNIT(aging, mann_kendall_has_the_published_figures)
+{
+	struct aging_mk r;
+	struct aging_line line;
+
+	cr_assert_eq(MONTHS, 360);
+	aging_mann_kendall(rain, MONTHS, 0, &r);
+	expect(&r, -1959, 4889800.333333333, -0.8854562842589916, 0.37591058740506833);
+	aging_mann_kendall(rain, MONTHS, AGING_ALL_LAGS, &r);
+	expect(&r, -1959, 257403.38678662413, -3.859273515045842, 0.00011372459883540742);
+	aging_mann_kendall(rain, MONTHS, 3, &r);
+	expect(&r, -1959, 14226812.425138814, -0.5191093899188985, 0.603684460662274);
+	aging_seasonal_mann_kendall(rain, MONTHS, 12, &r);
+	expect(&r, -399, 34702.333333333336, -2.136504114534638, 0.03263834596177739);
+	/* (There the values that are missing are left out before they are numbered.) */
+	double there[MONTHS];
+	size_t k = 0;
+	for (size_t i = 0; i < MONTHS; i++)
+		if (!isnan(rain[i]))
+			there[k++] = rain[i];
+	aging_theil_sen(NULL, there, k, 0, 0, &line);
+	cr_expect_float_eq(line.slope, -0.0064516129032258064, 1e-15, "%.17g", line.slope);
+}
+
+/* The same numbers every time. */
+static double draw(uint64_t *state)
+{
+	*state = *state * 6364136223846793005u + 1442695040888963407u;
+	return (double)(*state >> 11) / (double)(1ull << 53);
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+UNIT(aging, medians_and_slopes_are_those_of_brute_force)
+{
+	uint64_t seed = 1;
+
+	for (int round = 0; round < 300; round++) {
+		size_t n = 1 + (size_t)(draw(&seed) * 40), pairs = 0;
+		double t[40], y[40], all[780], sorted[40];
+		struct aging_line line;
+		struct aging_mk r;
+
+		for (size_t i = 0; i < n; i++) {
+			t[i] = (double)i + draw(&seed) / 2;
+			y[i] = floor(draw(&seed) * (round % 2 ? 8 : 1e6)); /* with and without ties */
+			sorted[i] = y[i];
+		}
+		qsort(sorted, n, sizeof(*sorted), by_value);
+		cr_assert_eq(aging_median(y, n), (sorted[(n - 1) / 2] + sorted[n / 2]) / 2);
+		for (size_t i = 0; i < n; i++)
+			for (size_t j = i + 1; j < n; j++)
+				all[pairs++] = (y[j] - y[i]) / (t[j] - t[i]);
+		aging_mann_kendall(y, n, 0, &r);
+		aging_theil_sen(t, y, n, r.var, 1.96, &line);
+		if (n < 2) {
+			cr_assert(isnan(line.slope));
+			continue;
+		}
+		qsort(all, pairs, sizeof(*all), by_value);
+		cr_assert_eq(line.slope, (all[(pairs - 1) / 2] + all[pairs / 2]) / 2);
+		cr_assert(line.low <= line.slope && line.slope <= line.high);
+	}
+}
+
+/* With independent values 5 % of the tests are wrong, and 5 % of the intervals; with autocorrelation the plain test cries
+ * wolf, the corrected one less. */
+UNIT(aging, the_tests_are_as_often_wrong_as_they_say)
+{
+	enum { ROUNDS = 1000, VALUES = 60 };
+	unsigned int plain = 0, outside = 0, alarms = 0, corrected = 0;
+	uint64_t seed = 7;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		double y[VALUES], x = 0;
+		struct aging_line line;
+		struct aging_mk r;
+
+		for (int i = 0; i < VALUES; i++)
+			y[i] = draw(&seed) + draw(&seed) + draw(&seed) + 0.1 * i;
+		aging_mann_kendall(y, VALUES, 0, &r);
+		aging_theil_sen(NULL, y, VALUES, r.var, 1.96, &line);
+		outside += line.low > 0.1 || line.high < 0.1;
+		for (int i = 0; i < VALUES; i++)
+			y[i] -= 0.1 * i;
+		aging_mann_kendall(y, VALUES, 0, &r);
+		plain += r.p < 0.05;
+		for (int i = 0; i < VALUES; i++)
+			y[i] = x = 0.6 * x + draw(&seed) - 0.5;
+		aging_mann_kendall(y, VALUES, 0, &r);
+		alarms += r.p < 0.05;
+		aging_mann_kendall(y, VALUES, AGING_ALL_LAGS, &r);
+		corrected += r.p < 0.05;
+	}
+	cr_expect(plain > 30 && plain < 72, "%u of %d", plain, ROUNDS);
+	cr_expect(outside > 20 && outside < 72, "%u of %d", outside, ROUNDS);
+	cr_expect(alarms > 250, "%u of %d", alarms, ROUNDS);
+	cr_expect(corrected < alarms * 3 / 4, "%u and %u of %d", corrected, alarms, ROUNDS);
+}
+
+UNIT(aging, a_parabola_is_found_in_noise)
+{
+	struct aging_curve r;
+	double t[100], y[100];
+	uint64_t seed = 3;
+
+	for (int i = 0; i < 100; i++) {
+		t[i] = 1e9 + 60 * i;
+		y[i] = 5 + 0.5 * (i - 49.5) - 0.01 * (i - 49.5) * (i - 49.5);
+	}
+	aging_parabola(t, y, 100, &r);
+	cr_expect_float_eq(r.slope * 60, 0.5, 1e-6);
+	cr_expect_float_eq(r.curve * 3600, -0.01, 1e-8);
+	for (int i = 0; i < 100; i++)
+		y[i] += draw(&seed) - 0.5;
+	aging_parabola(t, y, 100, &r);
+	cr_expect(fabs(r.curve * 3600 + 0.01) < 3 * r.curve_error * 3600);
+	cr_expect_float_eq(r.residual, sqrt(1 / 12.), 0.05, "%g", r.residual);
+}
+
+UNIT(aging, page_hinkley_sees_a_jump_and_no_slope)
+{
+	struct aging_page_hinkley s = {0};
+	uint64_t seed = 9;
+	int at = -1;
+
+	for (int i = 0; i < 1000; i++)
+		cr_assert(!aging_page_hinkley(&s, 4 * (draw(&seed) - 0.5) + 0.2, 0.5, 20));
+	for (int i = 0; i < 20 && at < 0; i++)
+		if (aging_page_hinkley(&s, 3, 0.5, 20))
+			at = i;
+	cr_expect(at >= 4 && at < 12, "%d", at);
+}
+
+UNIT(aging, nothing_and_constants_are_no_trend)
+{
+	double y[10] = {NAN, NAN, 3, NAN, NAN, NAN, NAN, NAN, NAN, NAN}, same[10] = {4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
+	struct aging_curve curve;
+	struct aging_line line;
+	struct aging_mk r;
+
+	cr_expect(isnan(aging_median(y, 0)) && isnan(aging_spread(y, 2)));
+	aging_mann_kendall(y, 10, AGING_ALL_LAGS, &r);
+	cr_expect(r.n == 1 && r.p == 1 && r.z == 0);
+	aging_theil_sen(NULL, y, 10, 0, 2, &line);
+	cr_expect(isnan(line.slope));
+	aging_parabola(y, y, 10, &curve);
+	cr_expect(isnan(curve.curve));
+	aging_mann_kendall(same, 10, AGING_ALL_LAGS, &r);
+	cr_expect(r.p == 1 && r.s == 0);
+	aging_theil_sen(NULL, same, 10, r.var, 2, &line);
+	cr_expect(line.slope == 0 && line.level == 4);
+}
