@@ -74,4 +74,51 @@ struct aging_page_hinkley {
 };
 bool aging_page_hinkley(struct aging_page_hinkley *s, double x, double delta, double lambda);
 
+/* ---- one resource, watched
+ *
+ * Samples become one value a minute (their median); eight days of them are kept.  A judgement looks at windows of 100 minutes
+ * to 7 days that end now.  In a window that is evidence
+ *  - nothing shifted: a sudden change of level (Page-Hinkley) ends what came before it;
+ *  - the daily cycle, if the days before the window show one, is taken off;
+ *  - Mann-Kendall with Hamed's and Rao's correction is sure, and the growth is even: it does not come from a step;
+ *  - it does not level off before the limit, by its curvature;
+ *  - at its slope the limit is near compared with the window: what is weeks away is believed only after days.
+ * What is found three times within ten minutes is said; it is taken back when it has not been found for an hour.
+ */
+struct aging_resource {
+	double capacity; /* all there is, the unit of the values; > 0 */
+	bool falls;      /* the values are what is left (exhausted at 0), not what is used (exhausted at capacity) */
+};
+
+enum aging_finding {
+	AGING_UNKNOWN,  /* no value for ten minutes */
+	AGING_LEARNING, /* less than two days of history: only AGING_CRITICAL is said */
+	AGING_STEADY,
+	AGING_LEVELS,   /* it grows, and will level off */
+	AGING_TREND,    /* it will be exhausted */
+	AGING_CRITICAL, /* less than a twentieth is left */
+};
+
+struct aging_verdict {
+	enum aging_finding finding;
+	double left;              /* of the resource */
+	/* The window with the best evidence of growth, if any was evidence (window > 0): */
+	double window;            /* s */
+	double slope, low, high;  /* units of the resource used up per second, and its 99 % interval */
+	double exhausted_in;      /* s; INFINITY if the slope is not positive */
+	double earliest, latest;  /* its interval */
+	double p;                 /* of Mann-Kendall */
+	bool seasonal;            /* a daily cycle was taken off */
+};
+
+struct aging_series;
+/* NULL without memory.  About 100 KiB each. */
+struct aging_series *aging_series_create(void);
+void aging_series_destroy(struct aging_series *s);
+/* A value of time t; one that is no number, or earlier than the last minute, is refused (false). */
+bool aging_series_add(struct aging_series *s, double t, double value);
+/* What is to be thought of it at time `now`; to be asked every few minutes (AGING_JUDGE_S). */
+#define AGING_JUDGE_S 300
+void aging_series_judge(struct aging_series *s, const struct aging_resource *r, double now, struct aging_verdict *v);
+
 #endif

@@ -124,8 +124,6 @@ reports
 check "handover" vmbeam migrate d --to fresh
 hvc after
 rng
-balloon
-reports
 check "inflate" vmbeam balloon d 64M
 wait_for 120 given_is $((64 * MIB))
 send 'reboot -f' # after a reset the devices must come up again, and the balloon fill

@@ -2,7 +2,7 @@
 # each time exactly one copy runs, or waits for its memory, and the next migration succeeds.
 . "$TOP/tests/lab/machines.sh"
 check "start m" on here vmbeam run m --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
-	"console=ttyS0 quiet panic=-1 beat.mem=64M beat.rate=20M beat.disk=1" --memory 256M --disk "$T/disk.img" \
+	"console=ttyS0 quiet panic=-1 beat.mem=32M beat.rate=10M beat.disk=1" --memory 128M --disk "$T/disk.img" \
 	--serial "$T/m.log" --detach
 wait_for 60 grep -q '^tick 1 ' m.log
 
@@ -55,7 +55,7 @@ for good in 50 3000 100000 4000000; do
 done
 
 # The receiver gets no more memory in the middle: whoever is killed for it, the guest runs on here.
-mkdir -p groups && mount -t cgroup2 none groups && echo +memory >groups/cgroup.subtree_control && mkdir groups/small && echo 60M >groups/small/memory.max
+mkdir -p groups && mount -t cgroup2 none groups && echo +memory >groups/cgroup.subtree_control && mkdir groups/small && echo 30M >groups/small/memory.max
 for p in $(pgrep -f "vmbeam receive") $(victim receive $other); do
 	[ "$(ip netns identify "$p")" != $other ] || echo "$p" >groups/small/cgroup.procs
 done
@@ -101,6 +101,17 @@ for part in receiver cable sender driver; do
 	only_on $at $other
 	echo "= $part, post-copy: $(tail -n 1 slow.out)"
 done
+
+# Whoever is attached to one that goes is told, and is not told that it has crashed.
+on $at vmbeam run attached --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
+	"console=ttyS0 quiet panic=-1 beat.mem=16M" --memory 128M </dev/null >attached.out 2>&1 &
+attached=$!
+wait_for 60 grep -q "^tick 1 " attached.out
+on $at vmbeam migrate attached --to "tls://$(address $other):7000" --tls certs --downtime-limit 1000 >move.out 2>&1 ||
+	fail "attached: $(cat move.out)"
+wait $attached || fail "attached: $(tail -n 2 attached.out)"
+grep -q "attached: it has moved to another machine" attached.out || fail "attached: $(tail -n 2 attached.out)"
+check "stop attached" on $other vmbeam stop attached --force
 
 check "power off" on $at vmbeam stop m --timeout 60
 # (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)

@@ -1,5 +1,5 @@
 # Between two machines.  A guest that writes memory and disk, all verified, goes to and fro (MIGRATIONS, default 1), and as
-# often by post-copy; then to a hypervisor there.  Strangers, noise, and failures and deaths at each step of the switch-over:
+# often by post-copy; then to a hypervisor there.  Strangers, noise, failures and deaths at each step of the switch-over:
 # exactly one copy runs or can be made to, and the next migration succeeds.
 # machines: 2
 N=${MIGRATIONS:-1}
@@ -7,7 +7,7 @@ N=${MIGRATIONS:-1}
 . "$TOP/tests/lab/machines.sh"
 check "other certs" vmbeam certs others "$(address here)" "$(address there)" >/dev/null
 check "start m" on here vmbeam run m --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
-	"console=ttyS0 quiet panic=-1 beat.mem=64M beat.rate=20M beat.disk=1" --memory 256M --disk "$T/disk.img" \
+	"console=ttyS0 quiet panic=-1 beat.mem=32M beat.rate=10M beat.disk=1" --memory 128M --disk "$T/disk.img" \
 	--serial "$T/m.log" --detach
 wait_for 60 grep -q '^tick 1 ' m.log
 
@@ -114,17 +114,6 @@ swap
 wait_for 30 placed $at hv-b
 into=
 only_on $at $other
-# Whoever is attached to one that goes is told, and is not told that it has crashed.
-on $at vmbeam run attached --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append \
-	"console=ttyS0 quiet panic=-1 beat.mem=16M" --memory 128M </dev/null >attached.out 2>&1 &
-attached=$!
-wait_for 60 grep -q "^tick 1 " attached.out
-on $at vmbeam migrate attached --to "tls://$(address $other):7000" --tls certs --downtime-limit 1000 >move.out 2>&1 ||
-	fail "attached: $(cat move.out)"
-wait $attached || fail "attached: $(tail -n 2 attached.out)"
-grep -q "attached: it has moved to another machine" attached.out || fail "attached: $(tail -n 2 attached.out)"
-check "stop attached" on $other vmbeam stop attached --force
-
 check "power off" on $at vmbeam stop m --timeout 60
 # (With its memory on the other side of a cut cable its writer waits, and its other threads go on.)
 check "memory, disk, clock, serial" beatcheck --stall 600 --min ticks=20 --min passes=1 --min diskw=1000 m.log >verdict

@@ -1,0 +1,366 @@
+/* aging.c: how early the ageing monitor sees a leak, and how often it is wrong: simulated hypervisors of some days each, whose
+ * noise is pieces of a recorded one.  `make bench-aging`.
+ *
+ * aging NOISE DAYS RUNS [SEED]: NOISE holds one value (bytes available) a line, 5 s apart; DAYS simulated days of each
+ * look-alike, RUNS leaks of each rate.  Beside ours, on the same samples: Mann-Kendall alone (5 %, the last 100 minutes), and a
+ * fixed threshold (a fifth left).  Nothing but the seed decides what is drawn.
+ */
+#include "aging-monitor/aging.h"
+
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	SAMPLE = 5, /* s */
+	HOUR = 3600,
+	DAY = 24 * HOUR,
+	LEARN = 2 * DAY,
+	RUN = 7 * DAY,  /* of a look-alike, the two days of learning included */
+	PIECE = 120,	/* samples of noise in one piece */
+	MINUTES = 100,	/* what Mann-Kendall alone looks at */
+};
+#define CAPACITY (1024. * 1048576)
+#define PI	 3.14159265358979
+
+static double *noise;
+static size_t noises;
+static uint64_t seed;
+
+static double draw(void)
+{
+	/* S. Vigna, xorshift64*, ACM TOMS 42(4), 2016 */
+	seed ^= seed >> 12;
+	seed ^= seed << 25;
+	seed ^= seed >> 27;
+	return (double)((seed * 2685821657736338717ull) >> 11) / (double)(1ull << 53);
+}
+
+static double between(double a, double b)
+{
+	return a + (b - a) * draw();
+}
+
+static double normal(void)
+{
+	return sqrt(-2 * log(1 - draw())) * cos(2 * PI * draw());
+}
+
+/* The recorded values less their running median of half an hour: what is left is noise. */
+static int read_noise(const char *path)
+{
+	FILE *f = fopen(path, "r");
+	double *raw = NULL, x;
+	enum { HALF = 180 };
+
+	if (!f)
+		return -1;
+	while (fscanf(f, "%lf", &x) == 1) {
+		raw = realloc(raw, (noises + 1) * sizeof(*raw));
+		raw[noises++] = x;
+	}
+	fclose(f);
+	if (noises < 2 * PIECE)
+		return -1;
+	noise = malloc(noises * sizeof(*noise));
+	for (size_t i = 0; i < noises; i++) {
+		size_t from = i < HALF ? 0 : i - HALF, to = i + HALF > noises ? noises : i + HALF;
+
+		noise[i] = raw[i] - aging_median(raw + from, to - from);
+	}
+	free(raw);
+	return 0;
+}
+
+/* ---- what a hypervisor's available memory does */
+
+enum look { QUIET, CACHE, DAILY, WEEKEND, STEP, BURST, STEAL, LOOKS };
+static const char *const look_name[] = {"quiet",	 "cache that fills",   "daily cycle",	 "daily, but weekends",
+					"workload step", "burst of VMs, undone", "busy neighbour"};
+
+struct world {
+	enum look look;
+	double left;	     /* at the beginning */
+	double leak, since;  /* bytes/s from a time on */
+	bool by_operations;  /* in pieces, whenever something is done there */
+	double leaked, next;
+	size_t piece, at;    /* of the noise */
+	double scale;
+	/* of the day */
+	double event, size, rise, stay, tau, factor, phase, step, before;
+	double amplitude, office;
+	long day;
+};
+
+static void new_day(struct world *w, long day)
+{
+	w->day = day;
+	w->event = between(0, DAY - 6 * HOUR);
+	w->size = w->left * between(0.05, 0.3);
+	w->rise = between(0, 1200);
+	w->stay = between(600, 7200);
+	w->tau = 600 * exp(draw() * log(12)); /* 10 minutes to 2 hours */
+	w->factor = 1 + 0.1 * normal();
+	w->phase = 600 * normal();
+	w->before = w->step;
+	w->step = between(0, 0.25) * w->left;
+}
+
+static struct world new_world(enum look look)
+{
+	struct world w = {.look = look, .left = CAPACITY * between(0.5, 0.8), .since = INFINITY, .day = -1};
+
+	w.amplitude = w.left * between(0.03, 0.15);
+	w.office = draw();
+	w.scale = look == STEAL ? 3 : 1;
+	w.at = PIECE;
+	return w;
+}
+
+static double daily(const struct world *w, double t)
+{
+	double x = fmod(t + w->phase, DAY) / DAY;
+
+	/* A sine, or office hours with an hour to come and to go. */
+	if (w->office < 0.5)
+		return w->amplitude * w->factor * (1 - cos(2 * PI * x));
+	return 2 * w->amplitude * w->factor * fmin(fmax(fmin((x * 24 - 8), (19 - x * 24)), 0), 1);
+}
+
+static double used(struct world *w, double t)
+{
+	double of_day, u;
+
+	if ((long)(t / DAY) != w->day)
+		new_day(w, (long)(t / DAY));
+	of_day = t - (double)w->day * DAY;
+	u = of_day - w->event;
+	switch (w->look) {
+	case CACHE: /* is dropped an hour before the day ends */
+		return u > 0 && of_day < DAY - HOUR ? w->size * (1 - exp(-u / w->tau)) : 0;
+	case DAILY:
+		return daily(w, t);
+	case WEEKEND:
+		return w->day % 7 >= 5 ? 0 : daily(w, t);
+	case STEP:
+		return u < 0 ? w->before : u < w->rise ? w->before + (w->step - w->before) * u / w->rise : w->step;
+	case BURST:
+		return w->size * fmin(fmax(fmin(u / (w->rise + 1), 1 - (u - w->rise - w->stay) / (w->rise + 1)), 0), 1);
+	default:
+		return 0;
+	}
+}
+
+/* A leak that is not seen to the limit; noise, and what it looks like. */
+static double available(struct world *w, double t)
+{
+	double x;
+
+	if (++w->at >= PIECE) {
+		w->piece = (size_t)(draw() * (double)(noises - PIECE));
+		w->at = 0;
+	}
+	x = w->left - used(w, t) + w->scale * noise[w->piece + w->at];
+	if (t >= w->since) {
+		if (!w->by_operations) {
+			w->leaked = (t - w->since) * w->leak;
+		} else if (t >= w->next) { /* every five minutes on average */
+			w->leaked += 300 * w->leak;
+			w->next = fmax(w->next, t) - 300 * log(1 - draw());
+		}
+	}
+	return fmax(x - w->leaked, 0);
+}
+
+/* ---- the three */
+
+struct watch {
+	struct aging_series *series;
+	double minute[MINUTES], sum; /* for Mann-Kendall alone */
+	size_t minutes, samples;
+	struct aging_verdict verdict;
+	bool ours, kendall, threshold;
+};
+
+static const struct aging_resource memory = {.capacity = CAPACITY, .falls = true};
+
+static void watch_sample(struct watch *w, double t, double value)
+{
+	aging_series_add(w->series, t, value);
+	w->sum += value;
+	if (++w->samples == 60 / SAMPLE) {
+		memmove(w->minute, w->minute + 1, sizeof(w->minute) - sizeof(w->minute[0]));
+		w->minute[MINUTES - 1] = w->sum / (double)w->samples;
+		w->minutes++;
+		w->samples = 0;
+		w->sum = 0;
+	}
+}
+
+static void watch_judge(struct watch *w, double t)
+{
+	struct aging_mk mk = {.p = 1};
+
+	aging_series_judge(w->series, &memory, t, &w->verdict);
+	w->ours = w->verdict.finding == AGING_TREND || w->verdict.finding == AGING_CRITICAL;
+	if (w->minutes >= MINUTES)
+		aging_mann_kendall(w->minute, MINUTES, 0, &mk);
+	w->kendall = mk.p < 0.05 && mk.s < 0;
+	w->threshold = w->minute[MINUTES - 1] < CAPACITY / 5;
+}
+
+/* ---- look-alikes */
+
+static void look_alike(enum look look, long days)
+{
+	unsigned long alarms[3] = {0}, counted = 0;
+
+	while (counted < (unsigned long)days * DAY) {
+		struct watch watch = {.series = aging_series_create()};
+		struct world w = new_world(look);
+		bool before[3] = {false};
+		/* No two begin at the same time of the day. */
+		double begin = floor(between(0, DAY));
+
+		for (double t = begin; t < begin + RUN; t += SAMPLE) {
+			/* A neighbour that takes the CPU lets samples come late, or not at all. */
+			if (look == STEAL && draw() < 0.3)
+				continue;
+			watch_sample(&watch, t, available(&w, t));
+			if (fmod(t - begin, AGING_JUDGE_S) >= SAMPLE || t < begin + LEARN)
+				continue;
+			watch_judge(&watch, t);
+			bool now[3] = {watch.ours, watch.kendall, watch.threshold};
+
+			for (int i = 0; i < 3; i++) {
+				alarms[i] += now[i] && !before[i];
+				if (i == 0 && now[0] && !before[0])
+					fprintf(stderr, "  %s, day %.2f: %.1f MiB/h for %.0f minutes%s, %.0f MiB left\n",
+						look_name[look], (t - begin) / DAY, watch.verdict.slope * HOUR / 1048576,
+						watch.verdict.window / 60, watch.verdict.seasonal ? ", less the cycle" : "",
+						watch.verdict.left / 1048576);
+				before[i] = now[i];
+			}
+		}
+		counted += RUN - LEARN;
+		aging_series_destroy(watch.series);
+	}
+	double d = (double)counted / DAY;
+	printf("%-22s %6.0f   %9.4f   %9.4f   %9.4f\n", look_name[look], d, (double)alarms[0] / d, (double)alarms[1] / d,
+	       (double)alarms[2] / d);
+	fflush(stdout);
+}
+
+/* ---- leaks */
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double quantile(double *v, size_t n, double q)
+{
+	if (!n)
+		return NAN;
+	qsort(v, n, sizeof(*v), compare);
+	return v[(size_t)(q * (double)(n - 1) + 0.5)];
+}
+
+/* `runs` leaks that begin after two days or more, each seen or not before it is over, and when. */
+static void leaks(double hours, enum look look, bool by_operations, long runs)
+{
+	double *when[3], *wrong = malloc((size_t)runs * sizeof(*wrong));
+	size_t seen[3] = {0}, soon[3] = {0}, forecasts = 0, good = 0;
+
+	for (int i = 0; i < 3; i++)
+		when[i] = malloc((size_t)runs * sizeof(**when));
+	for (long run = 0; run < runs; run++) {
+		struct watch watch = {.series = aging_series_create()};
+		struct world w = new_world(look);
+		double begin = floor(between(0, DAY)), end, half, since, expected = NAN;
+		bool done[3] = {false}, asked = false;
+
+		since = begin + LEARN + floor(between(0, DAY));
+		w.since = w.next = since;
+		w.leak = w.left / (hours * HOUR);
+		w.by_operations = by_operations;
+		end = since + 2 * hours * HOUR;
+		half = since + hours * HOUR / 2;
+		for (double t = begin; t < end; t += SAMPLE) {
+			double value = available(&w, t);
+
+			/* What it looks like beside its leak decides, too, when it is over. */
+			if (t > since && value < CAPACITY / 1000) {
+				end = t;
+				break;
+			}
+			if (done[0] && done[1] && done[2] && asked)
+				continue;
+			watch_sample(&watch, t, value);
+			if (fmod(t - begin, AGING_JUDGE_S) >= SAMPLE || t < since)
+				continue;
+			watch_judge(&watch, t);
+			bool now[3] = {watch.ours, watch.kendall, watch.threshold};
+
+			for (int i = 0; i < 3; i++)
+				if (now[i] && !done[i]) {
+					done[i] = true;
+					soon[i] += t - since <= 2 * HOUR;
+					when[i][seen[i]++] = (t - since) / HOUR;
+				}
+			if (t >= half && !asked) {
+				asked = true;
+				if (watch.verdict.finding == AGING_TREND)
+					expected = t + watch.verdict.exhausted_in;
+			}
+		}
+		if (!isnan(expected)) {
+			wrong[forecasts] = fabs((expected - half) / (end - half) - 1);
+			good += wrong[forecasts++] <= 0.15;
+		}
+		aging_series_destroy(watch.series);
+	}
+	printf("%6.0f h %-22s", hours, by_operations ? "quiet, by operations" : look_name[look]);
+	for (int i = 0; i < 3; i++)
+		printf("  %5.1f %5.1f %7.2f", 100. * (double)seen[i] / (double)runs, 100. * (double)soon[i] / (double)runs,
+		       quantile(when[i], seen[i], 0.5));
+	printf("  %5.1f %5.1f\n", 100. * (double)good / (double)runs, 100 * quantile(wrong, forecasts, 0.5));
+	fflush(stdout);
+	for (int i = 0; i < 3; i++)
+		free(when[i]);
+	free(wrong);
+}
+
+int main(int argc, char **argv)
+{
+	static const double rates[] = {6, 12, 24, 48, 168, 720};
+	long days, runs;
+
+	if (argc < 4 || argc > 5 || read_noise(argv[1])) {
+		fprintf(stderr, "aging: a file of noise (two values a line are not read), days and runs are expected\n");
+		return 2;
+	}
+	days = atol(argv[2]);
+	runs = atol(argv[3]);
+	seed = argc > 4 ? strtoull(argv[4], NULL, 10) | 1 : 20261123;
+	printf("%zu values of noise, spread %.0f KiB, seed %llu\n\nfalse alarms per simulated day on what only looks like ageing\n"
+	       "%-22s %6s   %9s   %9s   %9s\n",
+	       noises, aging_spread(noise, noises) / 1024, (unsigned long long)seed, "", "days", "vmbeam", "MK alone", "threshold");
+	for (int look = 0; look < LOOKS; look++)
+		look_alike((enum look)look, days);
+	printf("\nleaks that exhaust what is left, %ld each: %% seen before that, %% seen within 2 h, median hours until seen;\n"
+	       "and the forecast at half-life: %% within 15 %% (of all), median error %%\n"
+	       "%-31s  %-19s  %-19s  %-19s  %s\n",
+	       runs, "", "vmbeam", "MK alone", "threshold", "forecast");
+	for (size_t i = 0; i < sizeof(rates) / sizeof(rates[0]); i++)
+		leaks(rates[i], QUIET, false, rates[i] > 100 ? runs / 5 : runs);
+	leaks(24, QUIET, true, runs);
+	for (int look = QUIET + 1; look < LOOKS; look++)
+		leaks(24, (enum look)look, false, runs);
+	free(noise);
+	return 0;
+}
