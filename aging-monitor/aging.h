@@ -66,24 +66,17 @@ void aging_parabola(const double *t, const double *y, size_t n, struct aging_cur
 double aging_median(const double *y, size_t n);
 double aging_spread(const double *y, size_t n);
 
-/* Page-Hinkley test for a change of the mean (E. S. Page, Biometrika 41, 1954; D. V. Hinkley, Biometrika 58, 1971), upward and
- * downward at once, over values in units of their spread: a change is seen when they have run away from their mean by
- * more than `delta` each and `lambda` together.  Begin with all zero. */
-struct aging_page_hinkley {
-	double up, up_least, down, down_least;
-};
-bool aging_page_hinkley(struct aging_page_hinkley *s, double x, double delta, double lambda);
-
 /* ---- one resource, watched
  *
- * Samples become one value a minute (their median); eight days of them are kept.  A judgement looks at windows of 100 minutes
+ * Samples become one value a minute (their median); eight days of them are kept.  A judgement looks at windows of 90 minutes
  * to 7 days that end now.  In a window that is evidence
- *  - nothing shifted: a sudden change of level (Page-Hinkley) ends what came before it;
- *  - the daily cycle, if the days before the window show one, is taken off;
- *  - Mann-Kendall with Hamed's and Rao's correction is sure, and the growth is even: it does not come from a step;
+ *  - Mann-Kendall with Hamed's and Rao's correction is sure;
+ *  - what stands out among the changes from point to point, a shift of the load, is cut off before, and what is left grows from
+ *    each part of the window to the next; in windows of a day and more the least of each part grows, too;
+ *  - the daily cycle explains it not: what earlier days that are alike did at that time is taken off, unless today is another;
  *  - it does not level off before the limit, by its curvature;
  *  - at its slope the limit is near compared with the window: what is weeks away is believed only after days.
- * What is found three times within ten minutes is said; it is taken back when it has not been found for an hour.
+ * What is found three times running, five minutes apart, is said; it is taken back when it has not grown on for an hour.
  */
 struct aging_resource {
 	double capacity; /* all there is, the unit of the values; > 0 */
@@ -91,7 +84,7 @@ struct aging_resource {
 };
 
 enum aging_finding {
-	AGING_UNKNOWN,  /* no value for ten minutes */
+	AGING_UNKNOWN,  /* no value yet, or none for ten minutes */
 	AGING_LEARNING, /* less than two days of history: only AGING_CRITICAL is said */
 	AGING_STEADY,
 	AGING_LEVELS,   /* it grows, and will level off */
@@ -120,5 +113,49 @@ bool aging_series_add(struct aging_series *s, double t, double value);
 /* What is to be thought of it at time `now`; to be asked every few minutes (AGING_JUDGE_S). */
 #define AGING_JUDGE_S 300
 void aging_series_judge(struct aging_series *s, const struct aging_resource *r, double now, struct aging_verdict *v);
+/* The median of the minutes that begin in [from, to), as far as they are kept; NaN without any. */
+double aging_series_median(const struct aging_series *s, double from, double to);
+
+/* ---- a machine or hypervisor, watched: all its resources, and who takes its CPU
+ *
+ * A slow hypervisor on a crowded host is contended, not old: while something takes its CPU no latency of it counts.
+ */
+enum aging_kind {
+	AGING_LEFT,       /* what is left of a resource: exhausted at 0; `limit` is all there is */
+	AGING_USED,       /* what is used of it: exhausted at `limit` */
+	AGING_PART,       /* what one of its users has of a resource, named by the prefix before ':': says who grows */
+	AGING_LATENCY,    /* of an operation, s: ageing if it goes towards `limit` times what it was */
+	AGING_CONTENTION, /* a share of its CPU time it waits for, 0 to 1: contended above `limit` */
+};
+
+enum aging_state { AGING_STATE_UNKNOWN, AGING_STATE_LEARNING, AGING_STATE_HEALTHY, AGING_STATE_CONTENDED, AGING_STATE_AGEING,
+		   AGING_STATE_CRITICAL };
+
+#define AGING_NAME	 48  /* bytes of a name, its end included; printable ASCII */
+#define AGING_INDICATORS 128 /* most of one subject */
+#define AGING_CULPRITS	 3
+
+struct aging_health {
+	enum aging_state state;
+	/* The indicator that decided, and what is thought of it (of AGEING and CRITICAL). */
+	const char *indicator; /* the subject's; NULL if none did */
+	struct aging_verdict verdict;
+	/* Whose parts of it grew most meanwhile, and by what share of its growth. */
+	struct { const char *name; double share; } culprit[AGING_CULPRITS];
+	size_t culprits;
+	double contention;     /* the greatest share, of the last ten minutes */
+	unsigned long refused; /* samples so far that made no sense */
+	char evidence[300];    /* all that in words, one line */
+};
+
+struct aging_subject;
+struct aging_subject *aging_subject_create(void);
+void aging_subject_destroy(struct aging_subject *s);
+/* A sample.  What makes no sense (no number, negative, out of order, a name that is none, one indicator too many, another kind
+ * than before) is refused, counted, and changes nothing. */
+bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value);
+/* As aging_series_judge(). */
+void aging_subject_judge(struct aging_subject *s, double now, struct aging_health *h);
+const char *aging_state_name(enum aging_state state);
 
 #endif

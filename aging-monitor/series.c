@@ -88,6 +88,12 @@ static double median_at(const struct aging_series *s, long from, long to)
 	return aging_median(v, n);
 }
 
+double aging_series_median(const struct aging_series *s, double from, double to)
+{
+	return s->last < 0 ? NAN : median_at(s, (long)fmax(ceil(from / MINUTE), (double)s->first),
+					      (long)fmin(ceil(to / MINUTE), (double)s->last + 1));
+}
+
 /* The minute that was sampled is over. */
 static void end_minute(struct aging_series *s)
 {

@@ -284,12 +284,3 @@ void aging_parabola(const double *t, const double *y, size_t n, struct aging_cur
 	lag = sum > 0 ? fmin(fmax(lag / sum, 0), 0.95) : 0;
 	r->curve_error = r->residual * sqrt(s2 / det) * sqrt((1 + lag) / (1 - lag));
 }
-
-bool aging_page_hinkley(struct aging_page_hinkley *s, double x, double delta, double lambda)
-{
-	s->up += x - delta;
-	s->down -= x + delta;
-	s->up_least = fmin(s->up_least, s->up);
-	s->down_least = fmin(s->down_least, s->down);
-	return s->up - s->up_least > lambda || s->down - s->down_least > lambda;
-}

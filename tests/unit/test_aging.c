@@ -160,20 +160,6 @@ UNIT(aging, a_parabola_is_found_in_noise)
 	cr_expect_float_eq(r.residual, sqrt(1 / 12.), 0.05, "%g", r.residual);
 }
 
-UNIT(aging, page_hinkley_sees_a_jump_and_no_slope)
-{
-	struct aging_page_hinkley s = {0};
-	uint64_t seed = 9;
-	int at = -1;
-
-	for (int i = 0; i < 1000; i++)
-		cr_assert(!aging_page_hinkley(&s, 4 * (draw(&seed) - 0.5) + 0.2, 0.5, 20));
-	for (int i = 0; i < 20 && at < 0; i++)
-		if (aging_page_hinkley(&s, 3, 0.5, 20))
-			at = i;
-	cr_expect(at >= 4 && at < 12, "%d", at);
-}
-
 UNIT(aging, nothing_and_constants_are_no_trend)
 {
 	double y[10] = {NAN, NAN, 3, NAN, NAN, NAN, NAN, NAN, NAN, NAN}, same[10] = {4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
@@ -192,4 +178,189 @@ UNIT(aging, nothing_and_constants_are_no_trend)
 	cr_expect(r.p == 1 && r.s == 0);
 	aging_theil_sen(NULL, same, 10, r.var, 2, &line);
 	cr_expect(line.slope == 0 && line.level == 4);
+}
+
+/* ---- judgement */
+
+enum { MINUTE = 60, HOUR = 3600, DAY = 24 * HOUR };
+
+/* Samples a minute of what `used` says, with noise of 1; judged every five minutes of the last day.  Returns the worst finding
+ * and, in *v, the last verdict. */
+static enum aging_finding watch(double (*used)(double t), double until, struct aging_verdict *v)
+{
+	const struct aging_resource r = {.capacity = 1000};
+	struct aging_series *s = aging_series_create();
+	enum aging_finding worst = AGING_UNKNOWN;
+	uint64_t seed = 5;
+
+	for (double t = 0; t < until; t += MINUTE) {
+		cr_assert(aging_series_add(s, t, used(t) + 2 * draw(&seed)));
+		if (t < until - DAY || fmod(t, AGING_JUDGE_S) >= MINUTE)
+			continue;
+		aging_series_judge(s, &r, t, v);
+		if (v->finding > worst)
+			worst = v->finding;
+	}
+	aging_series_destroy(s);
+	return worst;
+}
+
+static double flat(double t)
+{
+	return 300 + 0 * t;
+}
+
+static double leaking(double t) /* exhausted 2.9 days after it began, on the third day */
+{
+	return 300 + fmax(t - 2.5 * DAY, 0) * 10 / HOUR;
+}
+
+static double stepping(double t)
+{
+	return t < 2.5 * DAY ? 300 : 500;
+}
+
+static double filling(double t)
+{
+	return 300 + 250 * (1 - exp(-fmax(t - 2.5 * DAY, 0) / HOUR));
+}
+
+static double daily(double t)
+{
+	return 300 + 100 * sin(t / DAY * 2 * M_PI);
+}
+
+static double exhausted(double t)
+{
+	return t < 2.5 * DAY ? 300 : 970;
+}
+
+UNIT(aging, a_leak_is_told_from_what_only_looks_so)
+{
+	struct aging_verdict v;
+
+	cr_expect_eq(watch(flat, 3 * DAY, &v), AGING_STEADY);
+	cr_expect_eq(watch(stepping, 3 * DAY, &v), AGING_STEADY);
+	cr_expect_leq(watch(filling, 3 * DAY, &v), AGING_LEVELS);
+	cr_expect_eq(watch(daily, 4 * DAY, &v), AGING_STEADY);
+	cr_expect_eq(watch(exhausted, 3 * DAY, &v), AGING_CRITICAL);
+	cr_expect_eq(watch(leaking, 3 * DAY, &v), AGING_TREND);
+	/* 12 hours of it: 58 are to come. */
+	cr_expect_float_eq(v.slope * HOUR, 10, 0.3, "%g", v.slope * HOUR);
+	cr_expect_float_eq(v.exhausted_in / HOUR, 58, 3, "%g", v.exhausted_in / HOUR);
+	cr_expect(v.earliest <= v.exhausted_in && v.exhausted_in <= v.latest);
+}
+
+UNIT(aging, two_days_are_learnt_and_silence_is_no_health)
+{
+	struct aging_verdict v;
+
+	cr_expect_eq(watch(leaking, DAY, &v), AGING_LEARNING);
+	cr_expect_eq(watch(flat, 30 * MINUTE, &v), AGING_LEARNING);
+
+	struct aging_series *s = aging_series_create();
+	const struct aging_resource r = {.capacity = 1000};
+	aging_series_judge(s, &r, 0, &v);
+	cr_expect_eq(v.finding, AGING_UNKNOWN);
+	for (double t = 0; t < HOUR; t += MINUTE)
+		aging_series_add(s, t, 5);
+	aging_series_judge(s, &r, HOUR, &v);
+	cr_expect_eq(v.finding, AGING_LEARNING);
+	aging_series_judge(s, &r, 2 * HOUR, &v);
+	cr_expect_eq(v.finding, AGING_UNKNOWN);
+	/* Not backwards, and no nonsense; a clock that jumps far ahead begins a new history. */
+	cr_expect(!aging_series_add(s, 30 * MINUTE, 5) && !aging_series_add(s, 2 * HOUR, NAN) && !aging_series_add(s, -1, 5) &&
+		  !aging_series_add(s, INFINITY, 5));
+	cr_expect(aging_series_add(s, 400. * DAY, 5) && aging_series_add(s, 400. * DAY + MINUTE, 5));
+	aging_series_judge(s, &r, 400. * DAY + MINUTE, &v);
+	cr_expect_eq(v.finding, AGING_LEARNING);
+	aging_series_destroy(s);
+}
+
+/* What a hypervisor's samples look like: two days, then `then` for a day. */
+static void live(struct aging_subject *s, struct aging_health *h, double leak, double steal)
+{
+	uint64_t seed = 11;
+
+	for (double t = 0; t < 3 * DAY; t += MINUTE) {
+		double gone = fmax(t - 2.5 * DAY, 0), noisy = draw(&seed);
+
+		aging_subject_add(s, "memory_available", AGING_LEFT, 1000, t, 700 - gone * leak / HOUR + noisy);
+		aging_subject_add(s, "memory:slab/dentry", AGING_PART, 0, t, 50 + 0.8 * gone * leak / HOUR);
+		aging_subject_add(s, "memory:slab/inode", AGING_PART, 0, t, 50 + noisy);
+		aging_subject_add(s, "files_open", AGING_USED, 1024, t, 100);
+		aging_subject_add(s, "reply_time", AGING_LATENCY, 4, t, gone > 0 ? 0.001 + steal * gone * 1e-7 : 0.001 + noisy * 1e-5);
+		aging_subject_add(s, "steal", AGING_CONTENTION, 0.1, t, gone > 0 ? steal : 0.02);
+		if (fmod(t, AGING_JUDGE_S) < MINUTE)
+			aging_subject_judge(s, t, h);
+	}
+}
+
+UNIT(aging, an_old_hypervisor_is_told_from_a_contended_one)
+{
+	struct aging_health h;
+	struct aging_subject *s = aging_subject_create();
+
+	live(s, &h, 0, 0);
+	cr_expect_eq(h.state, AGING_STATE_HEALTHY, "%s", h.evidence);
+	aging_subject_destroy(s);
+
+	s = aging_subject_create();
+	live(s, &h, 10, 0);
+	cr_expect_eq(h.state, AGING_STATE_AGEING, "%s", h.evidence);
+	cr_expect_str_eq(h.indicator, "memory_available");
+	cr_assert_eq(h.culprits, 1, "%s", h.evidence);
+	cr_expect_str_eq(h.culprit[0].name, "slab/dentry");
+	cr_expect_float_eq(h.culprit[0].share, 0.8, 0.05, "%g", h.culprit[0].share);
+	cr_expect(strstr(h.evidence, "memory_available will be exhausted in"), "%s", h.evidence);
+	cr_expect(strstr(h.evidence, "by slab/dentry (8"), "%s", h.evidence);
+	aging_subject_destroy(s);
+
+	s = aging_subject_create();
+	live(s, &h, 0, 0.4);
+	cr_expect_eq(h.state, AGING_STATE_CONTENDED, "%s", h.evidence);
+	cr_expect(strstr(h.evidence, "steal: it waits for 40 %"), "%s", h.evidence);
+	/* Both: it is old, and that does not pass. */
+	aging_subject_destroy(s);
+	s = aging_subject_create();
+	live(s, &h, 10, 0.4);
+	cr_expect_eq(h.state, AGING_STATE_AGEING, "%s", h.evidence);
+	aging_subject_destroy(s);
+}
+
+UNIT(aging, hostile_samples_are_counted_and_change_nothing)
+{
+	struct aging_subject *s = aging_subject_create();
+	struct aging_health h;
+	char name[AGING_NAME + 10];
+	size_t added = 0;
+
+	aging_subject_judge(s, 0, &h);
+	cr_expect(h.state == AGING_STATE_UNKNOWN && !strcmp(h.evidence, "no samples yet"), "%s", h.evidence);
+	for (double t = 0; t < HOUR; t += MINUTE)
+		cr_assert(aging_subject_add(s, "memory_available", AGING_LEFT, 1000, t, 500));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_LEFT, 1000, HOUR, NAN));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_LEFT, 1000, HOUR, -1));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_LEFT, 1000, HOUR, 1e300));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_LEFT, NAN, HOUR, 5));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_LEFT, 1000, 5, 5));
+	cr_expect(!aging_subject_add(s, "memory_available", AGING_USED, 1000, HOUR, 5));
+	cr_expect(!aging_subject_add(s, "steal", AGING_CONTENTION, 0.1, HOUR, 1.5));
+	cr_expect(!aging_subject_add(s, "", AGING_USED, 1, HOUR, 1) && !aging_subject_add(s, "a\nb", AGING_USED, 1, HOUR, 1));
+	memset(name, 'x', sizeof(name));
+	name[sizeof(name) - 1] = 0;
+	cr_expect(!aging_subject_add(s, name, AGING_USED, 1, HOUR, 1));
+	for (int i = 0; i < 10 * AGING_INDICATORS; i++) {
+		snprintf(name, sizeof(name), "memory:p%d", i);
+		added += aging_subject_add(s, name, AGING_PART, 0, HOUR, 1);
+	}
+	cr_expect_eq(added, AGING_INDICATORS - 1);
+	aging_subject_judge(s, HOUR, &h);
+	cr_expect_eq(h.state, AGING_STATE_LEARNING);
+	cr_expect_eq(h.refused, 10 + 9 * AGING_INDICATORS + 1, "%lu", h.refused);
+	cr_expect(strstr(h.evidence, "made no sense"), "%s", h.evidence);
+	aging_subject_judge(s, 2 * HOUR, &h);
+	cr_expect_eq(h.state, AGING_STATE_UNKNOWN, "%s", h.evidence);
+	aging_subject_destroy(s);
+	aging_subject_destroy(NULL);
 }
