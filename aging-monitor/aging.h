@@ -126,6 +126,8 @@ enum aging_kind {
 	AGING_PART,       /* what one of its users has of a resource, named by the prefix before ':': says who grows */
 	AGING_LATENCY,    /* of an operation, s: ageing if it goes towards `limit` times what it was */
 	AGING_CONTENTION, /* a share of its CPU time it waits for, 0 to 1: contended above `limit` */
+	AGING_FAULTS,     /* a counter of what must never happen: ageing for a day after it has risen */
+	AGING_PLAIN,      /* for the eye only */
 };
 
 enum aging_state { AGING_STATE_UNKNOWN, AGING_STATE_LEARNING, AGING_STATE_HEALTHY, AGING_STATE_CONTENDED, AGING_STATE_AGEING,
@@ -143,6 +145,8 @@ struct aging_health {
 	/* Whose parts of it grew most meanwhile, and by what share of its growth. */
 	struct { const char *name; double share; } culprit[AGING_CULPRITS];
 	size_t culprits;
+	const char *fault;     /* what must not have happened and has within a day, and how often; NULL if nothing */
+	double faults;
 	double contention;     /* the greatest share, of the last ten minutes */
 	unsigned long refused; /* samples so far that made no sense */
 	char evidence[300];    /* all that in words, one line */

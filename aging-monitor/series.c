@@ -30,7 +30,7 @@ enum {
 #define JUMP_LEFT      0.01    /* of what is left: less is never cut off */
 #define SEASON	       0.6     /* correlation of two days from which on there is a daily cycle */
 #define SEASON_FITS    0.5     /* the spread without it, of that with it */
-#define SEASON_VARIES  0.25    /* of the cycle: how much of it may be another on another day */
+#define SEASON_VARIES  0.35    /* of the cycle: how much of it may be another on another day */
 #define CRITICAL       0.05
 #define GOES_ON	       0.3     /* of the slope that was found */
 #define SAME	       0.3     /* of the slope: so much another one is the same */
@@ -40,7 +40,7 @@ enum {
 /* A window, how far ahead it may see, and the parts from each of which to the next it must have grown. */
 static const struct {
 	int minutes, horizon, parts;
-} windows[] = {{90, 26 * 60, 4}, {6 * 60, 4 * DAY, 4}, {DAY, 16 * DAY, 4}, {3 * DAY, 30 * DAY, 3}, {7 * DAY, 60 * DAY, 3}};
+} windows[] = {{90, 26 * 60, 3}, {6 * 60, 4 * DAY, 4}, {DAY, 16 * DAY, 4}, {3 * DAY, 30 * DAY, 3}, {7 * DAY, 60 * DAY, 3}};
 enum { WINDOWS = sizeof(windows) / sizeof(windows[0]) };
 
 struct aging_series {

@@ -86,7 +86,8 @@ static struct indicator *find_or_add(struct aging_subject *s, const char *name, 
 bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value)
 {
 	struct indicator *i;
-	bool good = value >= 0 && value <= LARGEST && limit >= 0 && limit <= LARGEST && (kind == AGING_PART || limit > 0) &&
+	bool limited = kind != AGING_PART && kind != AGING_FAULTS && kind != AGING_PLAIN;
+	bool good = value >= 0 && value <= LARGEST && limit >= 0 && limit <= LARGEST && (!limited || limit > 0) &&
 		    (kind != AGING_CONTENTION || value <= 1);
 
 	i = good ? find_or_add(s, name, kind, limit, t) : NULL;
@@ -145,9 +146,19 @@ static void judge_one(struct indicator *i, double now, bool contended, struct ag
 /* By how much it has risen since the beginning of the verdict's window. */
 static double growth_of(const struct indicator *i, double now, const struct aging_verdict *v)
 {
-	double from = now - v->window;
+	double from = now - v->window, before = aging_series_median(i->series, from, from + RECENT);
 
-	return aging_series_median(i->series, now - RECENT, now) - aging_series_median(i->series, from, from + RECENT);
+	/* What was not worth a sample then was small. */
+	return aging_series_median(i->series, now - RECENT, now) - (isnan(before) && i->first > from ? 0 : before);
+}
+
+/* How often it has happened within a day; what there was at the beginning does not count. */
+static double faults_of(const struct indicator *i, double now)
+{
+	double now_is = aging_series_median(i->series, now - RECENT, now), before;
+
+	before = aging_series_median(i->series, fmax(i->first, now - DAY), fmax(i->first, now - DAY) + MINUTE);
+	return now_is > before ? now_is - before : 0;
 }
 
 static void find_culprits(struct aging_subject *s, double now, struct aging_health *h)
@@ -224,6 +235,8 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 		say(h, "%s: hardly any is left", h->indicator);
 		break;
 	case AGING_STATE_AGEING:
+		if (!h->indicator)
+			break;
 		say(h, "%s will be exhausted in %s", h->indicator, duration(v->exhausted_in, text, sizeof(text)));
 		say(h, " (%s to ", duration(v->earliest, text, sizeof(text)));
 		say(h, "%s)", isfinite(v->latest) ? duration(v->latest, text, sizeof(text)) : "never");
@@ -232,6 +245,8 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 			say(h, "%s %s (%.0f %%)", i ? "," : "; by", h->culprit[i].name, 100 * h->culprit[i].share);
 		break;
 	}
+	if (h->fault)
+		say(h, "%s%s: %.0f within a day", h->evidence[0] ? "; " : "", h->fault, h->faults);
 	if (h->refused)
 		say(h, "; %lu samples made no sense", h->refused);
 }
@@ -248,7 +263,11 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 		struct indicator *i = &s->indicator[k];
 		struct aging_verdict v;
 
-		if (i->kind == AGING_PART || i->kind == AGING_CONTENTION)
+		if (i->kind == AGING_FAULTS && faults_of(i, now) > h->faults) {
+			h->faults = faults_of(i, now);
+			h->fault = i->name;
+		}
+		if (i->kind >= AGING_CONTENTION || i->kind == AGING_PART)
 			continue;
 		judge_one(i, now, who, &v);
 		if (v.finding == AGING_UNKNOWN)
@@ -263,11 +282,13 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 	}
 	if (h->indicator)
 		h->state = h->verdict.finding == AGING_CRITICAL ? AGING_STATE_CRITICAL : AGING_STATE_AGEING;
+	else if (h->fault)
+		h->state = AGING_STATE_AGEING;
 	else if (h->state != AGING_STATE_UNKNOWN && who)
 		h->state = AGING_STATE_CONTENDED;
 	else if (h->state == AGING_STATE_LEARNING && learnt)
 		h->state = AGING_STATE_HEALTHY;
-	if (h->state == AGING_STATE_AGEING)
+	if (h->state == AGING_STATE_AGEING && h->indicator)
 		find_culprits(s, now, h);
 	put_in_words(h, who, limit, now - s->newest);
 }

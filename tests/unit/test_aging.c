@@ -1,8 +1,9 @@
 /* test_aging.c: the statistics of aging-monitor/ against published figures and brute force. */
-#include "aging-monitor/aging.h"
+#include "aging-monitor/collect.h"
 #include "tests/unit/unit.h"
 
 #include <math.h>
+#include <sys/stat.h>
 
 /* Monthly rainfall at Bogra, Bangladesh, 1981 to 2010, mm: the example of pymannkendall (M. Hussain, I. Mahmud, Journal of
  * Open Source Software 4(39), 2019), whose test suite has the figures below. */
@@ -363,4 +364,90 @@ UNIT(aging, hostile_samples_are_counted_and_change_nothing)
 	cr_expect_eq(h.state, AGING_STATE_UNKNOWN, "%s", h.evidence);
 	aging_subject_destroy(s);
 	aging_subject_destroy(NULL);
+}
+
+/* ---- collectors, on a /proc of files */
+
+static void put(const char *proc, const char *file, const char *text)
+{
+	char path[400];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", proc, file);
+	for (char *p = path + strlen(proc) + 1; (p = strchr(p, '/')); p++) {
+		*p = 0;
+		mkdir(path, 0755);
+		*p = '/';
+	}
+	f = fopen(path, "w");
+	cr_assert(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static double value_of(const struct aging_samples *s, const char *name, enum aging_kind kind, double limit)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (!strcmp(s->sample[i].name, name)) {
+			cr_expect_eq(s->sample[i].kind, kind, "%s", name);
+			cr_expect_eq(s->sample[i].limit, limit, "%s: %g", name, s->sample[i].limit);
+			return s->sample[i].value;
+		}
+	return NAN;
+}
+
+UNIT(aging, collectors_read_what_the_kernel_writes)
+{
+	static struct aging_samples s;
+	struct aging_process process = {0};
+	struct aging_collector *c;
+	char proc[] = "/tmp/aging-XXXXXX", command[100];
+
+	cr_assert(mkdtemp(proc));
+	c = aging_collector_create(proc, NULL);
+	/* Nothing is there: nothing is said. */
+	aging_collect(c, 100, &s);
+	aging_collect_process(proc, 7, &process, 100, &s);
+	cr_expect_eq(value_of(&s, "processes", AGING_PLAIN, 0), 0);
+	cr_expect_eq(s.n, 1);
+	put(proc, "meminfo", "MemTotal:       1000 kB\nMemFree:  100 kB\nMemAvailable:   400 kB\nSwapTotal:       0 kB\nSwapFree: 0 kB\nPageTables: 7 kB\n");
+	put(proc, "sys/fs/file-nr", "96\t0\t1000\n");
+	put(proc, "sys/fs/file-max", "1000\n");
+	put(proc, "sys/kernel/threads-max", "500\n");
+	put(proc, "stat", "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 2\nintr 50 1 2\nctxt 1000\nprocesses 10\n");
+	put(proc, "pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\nfull avg10=0 total=7\n");
+	put(proc, "slabinfo", "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\ndentry 900 1000 1024 16 1 : tunables\nsmall 1 1 8 1 1 :\n");
+	put(proc, "7/status", "Name:\tvmm x\nThreads:\t3\nRssAnon:\t    2048 kB\n");
+	put(proc, "8/status", "Name:\tvmm x\nThreads:\t1\nRssAnon:\t    1024 kB\n");
+	put(proc, "9/status", "Name:\tkworker\nThreads:\t1\n");
+	put(proc, "7/limits", "Limit Soft Hard Units\nMax open files            64                 4096                 files\n");
+	put(proc, "7/fd/0", "");
+	put(proc, "7/task/7/schedstat", "3000 1000 5\n");
+	s.n = 0;
+	aging_collect(c, 110, &s);
+	cr_expect_eq(value_of(&s, "memory_available", AGING_LEFT, 1000 * 1024), 400 * 1024);
+	cr_expect(isnan(value_of(&s, "swap_free", AGING_LEFT, 0)), "swap where there is none");
+	cr_expect_eq(value_of(&s, "memory:page-tables", AGING_PART, 0), 7 * 1024);
+	cr_expect_eq(value_of(&s, "files_open", AGING_USED, 1000), 96);
+	cr_expect_eq(value_of(&s, "threads", AGING_USED, 500), 5);
+	cr_expect_eq(value_of(&s, "memory:slab/dentry", AGING_PART, 0), 1000 * 1024);
+	cr_expect(isnan(value_of(&s, "memory:slab/small", AGING_PART, 0)));
+	cr_expect_eq(value_of(&s, "memory:process/vmm_x", AGING_PART, 0), 3072 * 1024);
+	put(proc, "stat", "cpu  140 0 110 820 0 0 0 30 0 0\nintr 150 1\nctxt 2000\nprocesses 10\n");
+	put(proc, "pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=3000000\n");
+	s.n = 0;
+	aging_collect(c, 120, &s);
+	cr_expect_float_eq(value_of(&s, "steal", AGING_CONTENTION, 0.1), 0.3, 1e-9);
+	cr_expect_float_eq(value_of(&s, "cpu_pressure", AGING_CONTENTION, 0.5), 0.2, 1e-9);
+	cr_expect_float_eq(value_of(&s, "context_switches", AGING_PLAIN, 0), 100, 1e-9);
+	s.n = 0;
+	aging_collect_process(proc, 7, &process, 120, &s);
+	put(proc, "7/task/7/schedstat", "6000 2000 5\n");
+	aging_collect_process(proc, 7, &process, 130, &s);
+	cr_expect_eq(value_of(&s, "process_memory", AGING_PLAIN, 0), 2048 * 1024);
+	cr_expect_eq(value_of(&s, "process_files", AGING_USED, 64), 1);
+	cr_expect_float_eq(value_of(&s, "run_delay", AGING_CONTENTION, 0.5), 0.25, 1e-9);
+	aging_collector_destroy(c);
+	snprintf(command, sizeof(command), "rm -r %s", proc);
+	cr_assert_eq(system(command), 0);
 }
