@@ -169,7 +169,7 @@ static double hamed_rao(const double *v, size_t n, size_t lags)
 
 void aging_mann_kendall(const double *y, size_t n, size_t lags, struct aging_mk *r)
 {
-	double v[AGING_MOST_VALUES];
+	double v[AGING_MOST_VALUES] = {0};
 
 	*r = (struct aging_mk){.n = present(y, n, v), .p = 1};
 	if (r->n < 3)

@@ -217,7 +217,9 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 
 	switch (h->state) {
 	case AGING_STATE_UNKNOWN:
-		if (isfinite(silent))
+		if (silent < RECENT)
+			say(h, "no whole minute of samples yet");
+		else if (isfinite(silent))
 			say(h, "no samples for %s", duration(silent, text, sizeof(text)));
 		else
 			say(h, "no samples yet");

@@ -6,6 +6,7 @@
  */
 #include "nested/hypervisor.h"
 
+#include "aging-monitor/collect.h"
 #include "nested/channel.h"
 #include "vmm/vmm.h"
 #include "vmm/wire.h"
@@ -51,6 +52,7 @@ struct agent {
 	struct phases boot;
 	struct error failed;
 	uint64_t window;
+	struct aging_collector *collector;
 	uint64_t leak_id; /* the last question of that kind, and how it went */
 	bool leak_failed;
 };
@@ -336,6 +338,28 @@ static int leak(uint64_t bytes)
 	return p == MAP_FAILED ? -1 : 0;
 }
 
+static void fill_samples(struct agent *a, Vmb__AgentSamples *out)
+{
+	static struct aging_samples samples;
+	static Vmb__Sample sample[AGING_INDICATORS], *list[AGING_INDICATORS];
+
+	if (!a->collector)
+		a->collector = aging_collector_create("/proc", NULL);
+	samples.n = 0;
+	if (a->collector)
+		aging_collect(a->collector, (double)clock_ns() / 1e9, &samples);
+	for (size_t i = 0; i < samples.n; i++) {
+		vmb__sample__init(&sample[i]);
+		sample[i].name = samples.sample[i].name;
+		sample[i].kind = samples.sample[i].kind;
+		sample[i].limit = samples.sample[i].limit;
+		sample[i].value = samples.sample[i].value;
+		list[i] = &sample[i];
+	}
+	out->sample = list;
+	out->n_sample = samples.n;
+}
+
 /* What an image may hold beside the agent. */
 static void start_more(void)
 {
@@ -354,6 +378,7 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 	Vmb__AgentMessage m = VMB__AGENT_MESSAGE__INIT;
 	Vmb__AgentHello hello = VMB__AGENT_HELLO__INIT;
 	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
+	Vmb__AgentSamples samples = VMB__AGENT_SAMPLES__INIT;
 	Vmb__Empty done = VMB__EMPTY__INIT;
 	struct utsname u;
 	struct error e;
@@ -370,6 +395,11 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		fill_health(&health);
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_HEALTH;
 		m.health = &health;
+		break;
+	case VMB__AGENT_MESSAGE__KIND_SAMPLES_REQUEST:
+		fill_samples(a, &samples);
+		m.kind_case = VMB__AGENT_MESSAGE__KIND_SAMPLES;
+		m.samples = &samples;
 		break;
 	case VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST:
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;

@@ -60,6 +60,7 @@ int run_main(int argc, char **argv);
 int network_main(int argc, char **argv);
 int receive_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
+int monitor_main(int argc, char **argv);
 int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);

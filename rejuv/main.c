@@ -38,6 +38,7 @@ static const struct command {
 	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
+	{"monitor", monitor_main, "monitor [NAME] [--interval S] [--for S] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };

@@ -10,6 +10,8 @@ refuses "exists already" vmbeam hypervisor start hv
 # One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
 check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
 pid=$(info_of hv pid)
+vmbeam monitor --for 75 >monitor.txt 2>&1 &
+monitor=$!
 timeout 60 vmbeam hypervisor noise hv 2>noise.err && fail "noise was an answer"
 timeout 60 vmbeam run g --in hv --kernel "$LAB/vmlinux" --detach 2>run.err && fail "a guest runs in noise"
 grep -q "made no sense" run.err || fail "$(cat run.err)"
@@ -19,6 +21,12 @@ timeout 60 vmbeam hypervisor list >list.txt
 grep -q "other *ready" list.txt || fail "the other does not answer: $(cat list.txt)"
 [ "$(info_of hv pid)" = "$pid" ] || fail "its process is another"
 in_state hv running || fail "hv is $(state_of hv)"
+# Nor does it change what is thought of the others.
+wait $monitor || fail "monitor: $(cat monitor.txt)"
+tail -n 3 monitor.txt >last
+grep -q "^hv *unknown *its agent has not answered" last || fail "monitor: $(cat last)"
+grep -q "^other *learning *less than" last || fail "monitor: $(cat last)"
+grep -q "^host *learning *less than" last || fail "monitor: $(cat last)"
 echo "= noise: $(cat noise.err run.err | tr '\n' ';') $(grep hv list.txt)"
 check "stop" vmbeam hypervisor stop other
 check "stop" vmbeam hypervisor stop hv --force
