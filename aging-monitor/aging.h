@@ -136,6 +136,7 @@ enum aging_state { AGING_STATE_UNKNOWN, AGING_STATE_LEARNING, AGING_STATE_HEALTH
 #define AGING_NAME	 48  /* bytes of a name, its end included; printable ASCII */
 #define AGING_INDICATORS 128 /* most of one subject */
 #define AGING_CULPRITS	 3
+#define AGING_LARGEST	 1e18 /* of a value or a limit */
 
 struct aging_health {
 	enum aging_state state;
@@ -145,6 +146,7 @@ struct aging_health {
 	/* Whose parts of it grew most meanwhile, and by what share of its growth. */
 	struct { const char *name; double share; } culprit[AGING_CULPRITS];
 	size_t culprits;
+	const char *missing;   /* what was judged and is not told any more, though others are; NULL if nothing */
 	const char *fault;     /* what must not have happened and has within a day, and how often; NULL if nothing */
 	double faults;
 	double contention;     /* the greatest share, of the last ten minutes */
@@ -155,8 +157,9 @@ struct aging_health {
 struct aging_subject;
 struct aging_subject *aging_subject_create(void);
 void aging_subject_destroy(struct aging_subject *s);
-/* A sample.  What makes no sense (no number, negative, out of order, a name that is none, one indicator too many, another kind
- * than before) is refused, counted, and changes nothing. */
+/* A sample.  What makes no sense (no number, negative, out of order, a name that is none, another kind than before) is refused,
+ * counted, and changes nothing.  If there are too many indicators the part or plain one that is silent for longest, an hour at
+ * least, makes room; without one the sample is left out. */
 bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value);
 /* As aging_series_judge(). */
 void aging_subject_judge(struct aging_subject *s, double now, struct aging_health *h);

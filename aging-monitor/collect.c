@@ -25,7 +25,7 @@ static const struct {
 	enum aging_kind kind;
 } meminfo[] = {
 	{"MemAvailable:", "memory_available", "MemTotal:", AGING_LEFT},
-	{"SwapFree:", "swap_free", "SwapTotal:", AGING_LEFT},
+	{"SwapFree:", "swap_free", NULL, AGING_PLAIN}, /* full for weeks, and nothing is wrong */
 	{"MemFree:", "free_memory", NULL, AGING_PLAIN},
 	{"Slab:", "slab", NULL, AGING_PLAIN},
 	{"KernelStack:", "memory:kernel-stacks", NULL, AGING_PART},
@@ -70,10 +70,11 @@ enum { RATES = sizeof(rates) / sizeof(rates[0]) };
 static const struct {
 	const char *text, *name;
 } faults[] = {
-	{"Out of memory", "kernel_oom"},     {"oom-kill:", "kernel_oom"},
+	{"Out of memory: Killed", "kernel_oom"},
 	{"page allocation failure", "kernel_allocation_failure"},
 	{"blocked for more than", "kernel_hung_task"},
-	{"soft lockup", "kernel_lockup"},    {"rcu_sched self-detected stall", "kernel_lockup"},
+	{"soft lockup", "kernel_lockup"},    {"self-detected stall", "kernel_lockup"},
+	{"detected stalls on CPUs", "kernel_lockup"},
 	{"BUG: ", "kernel_bug"},	     {"Oops: ", "kernel_bug"},
 	{"general protection fault", "kernel_bug"},
 };
@@ -102,7 +103,7 @@ void aging_sample_add(struct aging_samples *out, enum aging_kind kind, double li
 		if (!isgraph((unsigned char)*p))
 			*p = '_';
 	s->kind = kind;
-	s->limit = limit;
+	s->limit = fmin(limit, AGING_LARGEST); /* files: 2^63 where there is no limit */
 	s->value = value;
 	out->n++;
 }
@@ -192,9 +193,12 @@ static double nth_number(const char *text, int n)
 
 static void collect_memory(struct aging_collector *c, struct aging_samples *out)
 {
+	double reserved; /* for huge pages: nobody else's */
+
 	read_file(c->proc, "meminfo", c->text, FILE_MOST);
+	reserved = fmax(number_of(c->text, "Hugetlb:"), 0);
 	for (size_t i = 0; i < sizeof(meminfo) / sizeof(meminfo[0]); i++) {
-		double limit = meminfo[i].limit ? number_of(c->text, meminfo[i].limit) * KIB : 0;
+		double limit = meminfo[i].limit ? (number_of(c->text, meminfo[i].limit) - reserved) * KIB : 0;
 
 		if (!meminfo[i].limit || limit > 0)
 			aging_sample_add(out, meminfo[i].kind, limit, number_of(c->text, meminfo[i].key) * KIB, "%s", meminfo[i].name);
@@ -268,8 +272,8 @@ static void collect_processor(struct aging_collector *c, double t, struct aging_
 	for (int i = 0; i < RATES; i++) {
 		double count = number_of(c->text, rates[i].key);
 
-		if (c->t > 0 && t > c->t)
-			aging_sample_add(out, AGING_PLAIN, 0, fmax(count - c->rate[i], 0) / (t - c->t), "%s", rates[i].name);
+		if (c->t > 0 && t > c->t && count >= c->rate[i]) /* no NaN is */
+			aging_sample_add(out, AGING_PLAIN, 0, (count - c->rate[i]) / (t - c->t), "%s", rates[i].name);
 		c->rate[i] = count;
 	}
 	for (int i = 0; i < PRESSURES; i++) {
@@ -277,9 +281,9 @@ static void collect_processor(struct aging_collector *c, double t, struct aging_
 		const char *in_all = some ? strstr(some, "total=") : NULL;
 		double waited = in_all ? nth_number(in_all + strlen("total="), 0) : NAN;
 
-		if (c->t > 0 && t > c->t)
+		if (c->t > 0 && t > c->t && waited >= c->pressure[i])
 			aging_sample_add(out, pressures[i].kind, pressures[i].limit,
-					 fmin(fmax(waited - c->pressure[i], 0) / 1e6 / (t - c->t), 1), "%s", pressures[i].name);
+					 fmin((waited - c->pressure[i]) / 1e6 / (t - c->t), 1), "%s", pressures[i].name);
 		c->pressure[i] = waited;
 	}
 }
@@ -366,7 +370,8 @@ static void collect_faults(struct aging_collector *c, struct aging_samples *out)
 	/* A line that was overwritten meanwhile is an error, and the next one is there. */
 	for (int i = 0; i < KMSG_LINES && ((n = read(c->kmsg, line, sizeof(line) - 1)) > 0); i++) {
 		line[n] = 0;
-		for (int k = 0; k < FAULTS; k++)
+		/* (Of a program: its own.) */
+		for (int k = 0; k < FAULTS && !strstr(line, "traps: "); k++)
 			if (strstr(line, faults[k].text)) {
 				c->fault[k]++;
 				break;

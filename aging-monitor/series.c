@@ -1,6 +1,7 @@
 /* series.c: one resource, watched: aging.h says how it is judged. */
 #include "aging-monitor/aging.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@ enum {
 	KEPT = 8 * DAY,
 	WARM_UP = 15,
 	FORECAST = 60 * DAY,
+	LATE = 6 * 60,
 	LEARNING = 2 * DAY,
 	SILENCE = 10,
 	SMOOTH = 5, /* for the level now */
@@ -52,6 +54,7 @@ struct aging_series {
 	double found, judged;	 /* times */
 	struct aging_verdict trend; /* what was found last, if it has a window */
 	long begin;		    /* its first minute */
+	double confirmed;	    /* its slope then */
 };
 
 struct aging_series *aging_series_create(void)
@@ -81,9 +84,10 @@ static double at(const struct aging_series *s, long minute)
 static double median_at(const struct aging_series *s, long from, long to)
 {
 	double v[AGING_MOST_VALUES];
+	long step = (to - from) / AGING_MOST_VALUES + 1;
 	size_t n = 0;
 
-	for (long m = from; m < to && n < AGING_MOST_VALUES; m++)
+	for (long m = from; m < to; m += step)
 		v[n++] = at(s, m);
 	return aging_median(v, n);
 }
@@ -112,7 +116,7 @@ bool aging_series_add(struct aging_series *s, double t, double value)
 {
 	long minute;
 
-	if (!isfinite(value) || !(t >= 0) || t > 1e15)
+	if (!(fabs(value) <= FLT_MAX) || !(t >= 0) || t > 1e15)
 		return false;
 	minute = (long)(t / MINUTE);
 	if (minute < s->begun || minute <= s->last)
@@ -122,6 +126,8 @@ bool aging_series_add(struct aging_series *s, double t, double value)
 			s->ring[i] = NAN;
 		s->first = s->last = -1;
 		s->samples = 0;
+		s->streak = 0;
+		s->trend.window = 0;
 	}
 	if (s->samples && minute > s->begun)
 		end_minute(s);
@@ -168,6 +174,7 @@ static void find_season(const struct aging_series *s, long to, struct season *ou
 	int days = 0;
 
 	out->there = false;
+	to -= to % BIN;
 	/* Of the first one half is enough. */
 	for (; days < SEASON_DAYS && to - days * DAY - DAY / 2 >= s->first; days++) {
 		double middle = median_at(s, to - (days + 1) * DAY, to - days * DAY);
@@ -434,18 +441,30 @@ static enum evidence look_at_all(const struct aging_series *s, const struct agin
 static void line_of(const struct aging_series *s, const struct aging_resource *r, int minutes, const struct season *season,
 		    double left, struct aging_line *line)
 {
+	struct aging_mk mk, plain;
 	struct points p;
-	struct aging_mk mk;
 
 	take_points(s, r, minutes, season, &p);
 	cut_jumps(&p, left);
+	aging_mann_kendall(p.y, p.n, 0, &plain);
 	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
-	aging_theil_sen(p.t, p.y, p.n, mk.var, SURE_Z, line);
+	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
+}
+
+/* Has what was used up since it began been given back? */
+static bool given_back(const struct aging_series *s, const struct aging_resource *r, const struct season *season, double slope)
+{
+	long since = s->last + 1 - s->begin;
+	double grown = median_at(s, s->last + 1 - BIN, s->last + 1) - median_at(s, s->begin, s->begin + BIN);
+
+	if (season->there)
+		grown -= season_at(season, (double)s->last) - season_at(season, (double)s->begin);
+	return (r->falls ? -grown : grown) < GOES_ON * slope * (double)since * MINUTE;
 }
 
 /* What was found goes on as long as it grows by a share of what it did.  Its slope is that since it began, or, if that is not the
  * same any more, that of late. */
-static bool goes_on(const struct aging_series *s, const struct aging_resource *r, struct aging_verdict *v)
+static bool goes_on(const struct aging_series *s, const struct aging_resource *r, struct aging_verdict *v, bool *back)
 {
 	long since = s->last + 1 - s->begin;
 	struct aging_verdict found = s->trend;
@@ -456,8 +475,11 @@ static bool goes_on(const struct aging_series *s, const struct aging_resource *r
 		since = KEPT;
 	find_season(s, s->last + 1 - since, &season);
 	line_of(s, r, (int)since, &season, v->left, &all);
-	line_of(s, r, (int)fmin(fmax((double)since / 4, windows[0].minutes), DAY), &season, v->left, &late);
-	if (!(late.slope > GOES_ON * found.slope) || !(all.slope > 0))
+	*back = !(all.slope > 0) || given_back(s, r, &season, all.slope);
+	if (*back)
+		return false;
+	line_of(s, r, (int)fmin(fmax((double)since / 4, windows[0].minutes), LATE), &season, v->left, &late);
+	if (!(late.slope > GOES_ON * s->confirmed) || v->left > late.slope * FORECAST * MINUTE)
 		return false;
 	found.left = v->left;
 	found.window = (double)since * MINUTE;
@@ -470,6 +492,7 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 {
 	enum evidence e;
 	double level;
+	bool back;
 
 	*v = (struct aging_verdict){.finding = AGING_UNKNOWN, .exhausted_in = INFINITY, .earliest = INFINITY, .latest = INFINITY,
 				    .left = NAN, .p = 1};
@@ -491,19 +514,25 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 	e = look_at_all(s, r, v);
 	if (now - s->judged > 2.5 * AGING_JUDGE_S)
 		s->streak = 0;
-	s->judged = now;
-	s->streak = e == GROWS ? s->streak + 1 : 0;
+	if (e != GROWS)
+		s->streak = 0;
+	else if (now - s->judged >= AGING_JUDGE_S / 2.)
+		s->streak++;
+	if (now - s->judged >= AGING_JUDGE_S / 2.)
+		s->judged = now;
 	v->finding = e == LEVELS ? AGING_LEVELS : AGING_STEADY;
-	if (s->streak >= CONFIRM && !(s->trend.window > 0))
+	if (s->streak >= CONFIRM && !(s->trend.window > 0)) {
 		s->begin = s->last + 1 - (long)(v->window / MINUTE);
+		s->confirmed = v->slope;
+	}
 	if (s->streak >= CONFIRM)
 		s->trend = *v;
 	if (!(s->trend.window > 0))
 		return;
-	if (goes_on(s, r, v) || s->streak >= CONFIRM) {
+	if (goes_on(s, r, v, &back) || s->streak >= CONFIRM) {
 		s->trend = *v;
 		s->found = now;
-	} else if (now - s->found > TAKEN_BACK) {
+	} else if (back || now - s->found > TAKEN_BACK) {
 		s->trend.window = 0;
 		return;
 	} else {

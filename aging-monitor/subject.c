@@ -9,14 +9,14 @@
 
 enum { MINUTE = 60, HOUR = 3600, DAY = 24 * HOUR, RECENT = 10 * MINUTE, BASELINE = 2 * DAY };
 #define CULPRIT_SHARE 0.2
-#define LARGEST	      1e18
 
 struct indicator {
 	char name[AGING_NAME];
 	enum aging_kind kind;
 	double limit;
 	double usual; /* of a latency: its median of the first two days; 0: not known yet */
-	double first; /* time */
+	double first, seen; /* times */
+	double last, rises, risen; /* of faults: the value, by how much it has risen lately, when */
 	struct aging_series *series;
 };
 
@@ -68,34 +68,72 @@ static struct indicator *find(struct aging_subject *s, const char *name)
 	return NULL;
 }
 
-static struct indicator *find_or_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t)
+/* Who may make room for another. */
+static struct indicator *silent_longest(struct aging_subject *s, double t)
+{
+	struct indicator *longest = NULL;
+
+	for (size_t k = 0; k < s->n; k++) {
+		struct indicator *i = &s->indicator[k];
+
+		if ((i->kind == AGING_PART || i->kind == AGING_PLAIN) && t - i->seen >= HOUR && (!longest || i->seen < longest->seen))
+			longest = i;
+	}
+	return longest;
+}
+
+/* *full: there is no room for it. */
+static struct indicator *find_or_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t,
+				     bool *full)
 {
 	struct indicator *i = is_name(name) ? find(s, name) : NULL;
+	struct aging_series *series;
 
-	if (i || !is_name(name) || s->n == AGING_INDICATORS)
+	if (i || !is_name(name))
 		return i && i->kind == kind ? i : NULL;
-	i = &s->indicator[s->n];
-	*i = (struct indicator){.kind = kind, .limit = limit, .first = t, .series = aging_series_create()};
-	if (!i->series)
+	*full = false;
+	i = s->n < AGING_INDICATORS ? &s->indicator[s->n] : silent_longest(s, t);
+	series = i ? aging_series_create() : NULL;
+	*full = !series;
+	if (!series)
 		return NULL;
+	if (s->n < AGING_INDICATORS)
+		s->n++;
+	else
+		aging_series_destroy(i->series);
+	*i = (struct indicator){.kind = kind, .limit = limit, .first = t, .last = NAN, .risen = -INFINITY, .series = series};
 	strcpy(i->name, name);
-	s->n++;
 	return i;
+}
+
+/* A counter that falls has begun anew. */
+static void count_faults(struct indicator *i, double t, double value)
+{
+	double more = isnan(i->last) ? 0 : value >= i->last ? value - i->last : value;
+
+	if (more > 0) {
+		i->rises = (t - i->risen <= DAY ? i->rises : 0) + more;
+		i->risen = t;
+	}
+	i->last = value;
 }
 
 bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value)
 {
 	struct indicator *i;
-	bool limited = kind != AGING_PART && kind != AGING_FAULTS && kind != AGING_PLAIN;
-	bool good = value >= 0 && value <= LARGEST && limit >= 0 && limit <= LARGEST && (!limited || limit > 0) &&
+	bool full = false, limited = kind != AGING_PART && kind != AGING_FAULTS && kind != AGING_PLAIN;
+	bool good = value >= 0 && value <= AGING_LARGEST && limit >= 0 && limit <= AGING_LARGEST && (!limited || limit > 0) &&
 		    (kind != AGING_CONTENTION || value <= 1);
 
-	i = good ? find_or_add(s, name, kind, limit, t) : NULL;
+	i = good ? find_or_add(s, name, kind, limit, t, &full) : NULL;
 	if (!i || !aging_series_add(i->series, t, value)) {
-		s->refused++;
+		s->refused += !full;
 		return false;
 	}
 	i->limit = limit;
+	i->seen = t;
+	if (kind == AGING_FAULTS)
+		count_faults(i, t, value);
 	s->newest = fmax(s->newest, t);
 	return true;
 }
@@ -138,9 +176,16 @@ static void judge_one(struct indicator *i, double now, bool contended, struct ag
 		r.capacity = i->limit * i->usual;
 	}
 	*v = (struct aging_verdict){.finding = AGING_LEARNING, .exhausted_in = INFINITY};
+	if (isnan(aging_series_median(i->series, now - RECENT, now + MINUTE))) {
+		v->finding = AGING_UNKNOWN;
+		return;
+	}
 	if (!(r.capacity > 0) || (i->kind == AGING_LATENCY && contended))
 		return;
 	aging_series_judge(i->series, &r, now, v);
+	/* Slow for some minutes is not at its end. */
+	if (i->kind == AGING_LATENCY && v->finding == AGING_CRITICAL)
+		v->finding = AGING_STEADY;
 }
 
 /* By how much it has risen since the beginning of the verdict's window. */
@@ -150,15 +195,6 @@ static double growth_of(const struct indicator *i, double now, const struct agin
 
 	/* What was not worth a sample then was small. */
 	return aging_series_median(i->series, now - RECENT, now) - (isnan(before) && i->first > from ? 0 : before);
-}
-
-/* How often it has happened within a day; what there was at the beginning does not count. */
-static double faults_of(const struct indicator *i, double now)
-{
-	double now_is = aging_series_median(i->series, now - RECENT, now), before;
-
-	before = aging_series_median(i->series, fmax(i->first, now - DAY), fmax(i->first, now - DAY) + MINUTE);
-	return now_is > before ? now_is - before : 0;
 }
 
 static void find_culprits(struct aging_subject *s, double now, struct aging_health *h)
@@ -217,7 +253,9 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 
 	switch (h->state) {
 	case AGING_STATE_UNKNOWN:
-		if (silent < RECENT)
+		if (h->missing)
+			say(h, "%s is not told any more", h->missing);
+		else if (silent < RECENT)
 			say(h, "no whole minute of samples yet");
 		else if (isfinite(silent))
 			say(h, "no samples for %s", duration(silent, text, sizeof(text)));
@@ -265,15 +303,18 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 		struct indicator *i = &s->indicator[k];
 		struct aging_verdict v;
 
-		if (i->kind == AGING_FAULTS && faults_of(i, now) > h->faults) {
-			h->faults = faults_of(i, now);
+		if (i->kind == AGING_FAULTS && now - i->risen <= DAY && i->rises > h->faults) {
+			h->faults = i->rises;
 			h->fault = i->name;
 		}
 		if (i->kind >= AGING_CONTENTION || i->kind == AGING_PART)
 			continue;
 		judge_one(i, now, who, &v);
-		if (v.finding == AGING_UNKNOWN)
+		if (v.finding == AGING_UNKNOWN) {
+			if (i->seen - i->first >= RECENT)
+				h->missing = i->name;
 			continue;
+		}
 		if (h->state == AGING_STATE_UNKNOWN)
 			h->state = AGING_STATE_LEARNING;
 		learnt |= v.finding > AGING_LEARNING && v.finding != AGING_CRITICAL;
@@ -290,6 +331,11 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 		h->state = AGING_STATE_CONTENDED;
 	else if (h->state == AGING_STATE_LEARNING && learnt)
 		h->state = AGING_STATE_HEALTHY;
+	/* What is not told may be what has run out. */
+	if (h->missing && h->state < AGING_STATE_AGEING && h->state != AGING_STATE_UNKNOWN)
+		h->state = AGING_STATE_UNKNOWN;
+	else
+		h->missing = NULL;
 	if (h->state == AGING_STATE_AGEING && h->indicator)
 		find_culprits(s, now, h);
 	put_in_words(h, who, limit, now - s->newest);

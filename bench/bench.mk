@@ -2,6 +2,7 @@
 #   bench-qemu   QEMU's cpr-transfer and `vmbeam migrate --to fresh`, in one lab run (bench/qemu.sh)
 #   bench-stream the migration engine over loopback, and QEMU's (bench/stream.sh)
 #   bench-downtime  whether pre-copy keeps its downtime limit (bench/downtime.sh)
+#   bench-aging  how early the ageing monitor sees a leak, how often it is wrong (bench/aging.c)
 
 PACKAGES_BENCH := libjansson-dev debian-archive-keyring
 
@@ -40,5 +41,14 @@ $(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o 
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(SANFLAGS) $(WARN) -o $@ $^ -l:liburing.a -pthread $(MIG_LIBS)
+
+.PHONY: bench-aging
+bench-aging: $(BENCH)/aging               ## the ageing monitor on simulated hypervisors, natively (DAYS=300 LEAKS=200 SEED=)
+	$(Q)$(BENCH)/aging bench/aging-noise.txt $(or $(DAYS),300) $(or $(LEAKS),200) $(SEED)
+
+$(BENCH)/aging: bench/aging.c $(wildcard aging-monitor/*.c aging-monitor/*.h)
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -o $@ $(filter %.c, $^) -lm
 
 include bench/nest.mk

@@ -53,6 +53,8 @@ struct agent {
 	struct error failed;
 	uint64_t window;
 	struct aging_collector *collector;
+	struct aging_samples samples; /* of the last question of that kind */
+	uint64_t samples_id;
 	uint64_t leak_id; /* the last question of that kind, and how it went */
 	bool leak_failed;
 };
@@ -338,26 +340,29 @@ static int leak(uint64_t bytes)
 	return p == MAP_FAILED ? -1 : 0;
 }
 
-static void fill_samples(struct agent *a, Vmb__AgentSamples *out)
+static void fill_samples(struct agent *a, uint64_t id, Vmb__AgentSamples *out)
 {
-	static struct aging_samples samples;
 	static Vmb__Sample sample[AGING_INDICATORS], *list[AGING_INDICATORS];
 
 	if (!a->collector)
 		a->collector = aging_collector_create("/proc", NULL);
-	samples.n = 0;
-	if (a->collector)
-		aging_collect(a->collector, (double)clock_ns() / 1e9, &samples);
-	for (size_t i = 0; i < samples.n; i++) {
+	/* Asked again before it was answered: once is meant. */
+	if (id != a->samples_id)
+		a->samples.n = 0;
+	if (id != a->samples_id && a->collector)
+		aging_collect(a->collector, (double)clock_ns() / 1e9, &a->samples);
+	a->samples_id = id;
+	for (size_t i = 0; i < a->samples.n; i++) {
 		vmb__sample__init(&sample[i]);
-		sample[i].name = samples.sample[i].name;
-		sample[i].kind = samples.sample[i].kind;
-		sample[i].limit = samples.sample[i].limit;
-		sample[i].value = samples.sample[i].value;
+		sample[i].name = a->samples.sample[i].name;
+		sample[i].kind = a->samples.sample[i].kind;
+		sample[i].limit = a->samples.sample[i].limit;
+		sample[i].value = a->samples.sample[i].value;
 		list[i] = &sample[i];
 	}
 	out->sample = list;
-	out->n_sample = samples.n;
+	out->n_sample = a->samples.n;
+	out->uptime_ns = clock_ns();
 }
 
 /* What an image may hold beside the agent. */
@@ -397,7 +402,7 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		m.health = &health;
 		break;
 	case VMB__AGENT_MESSAGE__KIND_SAMPLES_REQUEST:
-		fill_samples(a, &samples);
+		fill_samples(a, question->id, &samples);
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_SAMPLES;
 		m.samples = &samples;
 		break;

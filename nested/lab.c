@@ -640,6 +640,9 @@ int lab_main(int argc, char **argv)
 	l.machine = 1;
 	l.cable = -1;
 	ret = (l.opt.machines > 1 && second_start(&l)) || qemu_start(&l);
+	/* Machine 1 is to learn that it will not come. */
+	if (ret && l.machine == 2)
+		ret = STATUS_EMULATOR;
 	if (ret)
 		goto out;
 	l.ctl.fd = l.ours[LAB_CTL];

@@ -95,16 +95,16 @@ int monitor_main(int argc, char **argv)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	w = watch_create();
 	while (!interrupted && (!m.length || clock_ns() - begin < m.length * 1000000000u)) {
+		uint64_t now;
+
 		watch_sample(w);
-		if (clock_ns() >= judge) {
+		now = clock_ns();
+		if (now >= judge) {
 			watch_judge(w, print, &m);
-			judge += AGING_JUDGE_S * 1000000000ull;
+			judge = now + AGING_JUDGE_S * 1000000000ull;
 		}
-		next += m.interval * 1000000000u;
-		if (next > clock_ns())
-			poll(NULL, 0, (int)((next - clock_ns()) / 1000000));
-		else
-			next = clock_ns();
+		next = MAX(next + m.interval * 1000000000u, now);
+		poll(NULL, 0, (int)((next - now) / 1000000));
 	}
 	watch_judge(w, print, &m);
 	watch_destroy(w);

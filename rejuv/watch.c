@@ -16,10 +16,11 @@ enum { ANSWER_MS = 2000, FORGOTTEN_S = 3600, SILENT_S = 30 };
 struct subject {
 	struct subject *next;
 	char *name;
-	struct aging_subject *subject;
-	struct aging_process process; /* of its vmm process */
-	struct aging_health health;
-	double seen, answered; /* times; of its agent's last answer, 0: the host's needs none */
+	struct aging_subject *inside, *outside; /* by what it says of itself, and by what is seen of it from here */
+	struct aging_process process;		/* of its vmm process */
+	struct aging_health health[2];
+	double seen, asked, answered; /* times; of its agent; 0: the host has none */
+	uint64_t uptime_ns;
 };
 
 struct watch {
@@ -30,6 +31,14 @@ struct watch {
 static double now_s(void)
 {
 	return (double)clock_ns() / 1e9;
+}
+
+static void destroy(struct subject *s)
+{
+	aging_subject_destroy(s->inside);
+	aging_subject_destroy(s->outside);
+	free(s->name);
+	free(s);
 }
 
 struct watch *watch_create(void)
@@ -46,9 +55,7 @@ void watch_destroy(struct watch *w)
 		struct subject *s = w->first;
 
 		w->first = s->next;
-		aging_subject_destroy(s->subject);
-		free(s->name);
-		free(s);
+		destroy(s);
 	}
 	if (w)
 		aging_collector_destroy(w->host);
@@ -64,7 +71,8 @@ static struct subject *subject_of(struct watch *w, const char *name)
 	if (!s) {
 		s = xcalloc(1, sizeof(*s));
 		s->name = xstrdup(name);
-		s->subject = aging_subject_create();
+		s->inside = aging_subject_create();
+		s->outside = aging_subject_create();
 		s->next = w->first;
 		w->first = s;
 	}
@@ -72,19 +80,27 @@ static struct subject *subject_of(struct watch *w, const char *name)
 	return s;
 }
 
-static void add_all(struct subject *s, const struct aging_samples *samples, double t)
+static void add_all(struct aging_subject *s, const struct aging_samples *samples, double t)
 {
-	for (size_t i = 0; s->subject && i < samples->n; i++)
-		aging_subject_add(s->subject, samples->sample[i].name, samples->sample[i].kind, samples->sample[i].limit, t,
+	for (size_t i = 0; s && i < samples->n; i++)
+		aging_subject_add(s, samples->sample[i].name, samples->sample[i].kind, samples->sample[i].limit, t,
 				  samples->sample[i].value);
 }
 
 /* Whatever the agent says: aging_subject_add() looks at each. */
 static void add_answer(struct subject *s, const Vmb__AgentSamples *a, double t)
 {
-	for (size_t i = 0; s->subject && i < a->n_sample; i++)
+	/* One that has booted anew is another. */
+	if (a->uptime_ns < s->uptime_ns) {
+		aging_subject_destroy(s->inside);
+		aging_subject_destroy(s->outside);
+		s->inside = aging_subject_create();
+		s->outside = aging_subject_create();
+	}
+	s->uptime_ns = a->uptime_ns;
+	for (size_t i = 0; s->inside && i < a->n_sample && i < AGING_INDICATORS; i++)
 		if (a->sample[i]->kind <= AGING_PLAIN)
-			aging_subject_add(s->subject, a->sample[i]->name, (enum aging_kind)a->sample[i]->kind, a->sample[i]->limit, t,
+			aging_subject_add(s->inside, a->sample[i]->name, (enum aging_kind)a->sample[i]->kind, a->sample[i]->limit, t,
 					  a->sample[i]->value);
 }
 
@@ -101,6 +117,7 @@ static void sample_hypervisor(struct watch *w, const Vmb__InfoReply *info)
 	question.samples_request = &empty;
 	m = agent_ask(info->config->name, &question, ANSWER_MS, &e);
 	t = now_s();
+	s->asked = t;
 	if (m || s->answered == 0)
 		s->answered = t;
 	aging_collect_process("/proc", (int)info->pid, &s->process, t, &samples);
@@ -108,7 +125,7 @@ static void sample_hypervisor(struct watch *w, const Vmb__InfoReply *info)
 		add_answer(s, m->samples, t);
 		aging_sample_add(&samples, AGING_LATENCY, SLOWER, t - begin, "answer_time");
 	}
-	add_all(s, &samples, t);
+	add_all(s->outside, &samples, t);
 	if (m)
 		vmb__agent_message__free_unpacked(m, NULL);
 }
@@ -123,9 +140,7 @@ static void forget(struct watch *w, double t)
 			continue;
 		}
 		*p = s->next;
-		aging_subject_destroy(s->subject);
-		free(s->name);
-		free(s);
+		destroy(s);
 	}
 }
 
@@ -138,7 +153,7 @@ void watch_sample(struct watch *w)
 
 	if (w->host) {
 		aging_collect(w->host, t, &samples);
-		add_all(subject_of(w, "host"), &samples, t);
+		add_all(subject_of(w, "host")->inside, &samples, t);
 	}
 	n = scandir(runtime_dir(), &names, NULL, alphasort);
 	for (int i = 0; i < n; i++) {
@@ -157,28 +172,34 @@ void watch_sample(struct watch *w)
 	forget(w, now_s());
 }
 
-/* Of one whose agent is silent nobody knows how it is, unless that was known before. */
-static void look_at_agent(struct subject *s, double t)
+/* What it says of itself, unless what is seen of it from here is worse; of one whose agent is silent nobody knows how it is,
+ * unless that was known before. */
+static const struct aging_health *judge(struct subject *s, double t)
 {
-	struct aging_health *h = &s->health;
-	size_t n = strlen(h->evidence);
+	struct aging_health *h = &s->health[0];
+	size_t n;
 
-	if (s->answered == 0 || t - s->answered < SILENT_S)
-		return;
+	aging_subject_judge(s->inside, t, h);
+	if (s->answered == 0)
+		return h;
+	aging_subject_judge(s->outside, t, &s->health[1]);
+	if (s->health[1].state > h->state && (h->state != AGING_STATE_UNKNOWN || s->health[1].state >= AGING_STATE_AGEING))
+		h = &s->health[1];
+	if (s->asked - s->answered < SILENT_S)
+		return h;
+	n = strlen(h->evidence);
 	if (h->state < AGING_STATE_AGEING) {
 		h->state = AGING_STATE_UNKNOWN;
 		n = 0;
 	}
-	snprintf(h->evidence + n, sizeof(h->evidence) - n, "%sits agent has not answered for %.0f s", n ? "; " : "", t - s->answered);
+	snprintf(h->evidence + n, sizeof(h->evidence) - n, "%sits agent has not answered for %.0f s", n ? "; " : "",
+		 s->asked - s->answered);
+	return h;
 }
 
 void watch_judge(struct watch *w, void (*each)(void *ctx, const char *name, const struct aging_health *h), void *ctx)
 {
-	for (struct subject *s = w->first; s; s = s->next) {
-		if (!s->subject)
-			continue;
-		aging_subject_judge(s->subject, now_s(), &s->health);
-		look_at_agent(s, now_s());
-		each(ctx, s->name, &s->health);
-	}
+	for (struct subject *s = w->first; s; s = s->next)
+		if (s->inside && s->outside)
+			each(ctx, s->name, judge(s, now_s()));
 }

@@ -17,7 +17,7 @@ if [ "${VMBEAM_LAB_MACHINE-}" ]; then
 			printf "cd '%s'; export VMBEAM_FAULT='%s'; " "$T" "${VMBEAM_FAULT-}"
 			printf "'%s' " "$@"
 			printf '</dev/null 2>%s/err; echo $? >%s/status; exit\n' "$reply" "$reply"
-		} | socat -t 900 - TCP:10.9.0.2:99
+		} | socat -t 9000 - TCP:10.9.0.2:99
 		cat "$reply/err" >&2
 		status_there=$(cat "$reply/status")
 		rm -r "$reply"

@@ -10,7 +10,7 @@ export PATH=$top/build:$GUESTS:$PATH
 mkdir -p "$(dirname "$results")"
 
 # Of two machines the second does what the first says (machines.sh); they share the build tree only.
-[ "${VMBEAM_LAB_MACHINE:-1}" = 1 ] || exec socat -t 900 TCP-LISTEN:99,fork,reuseaddr EXEC:sh
+[ "${VMBEAM_LAB_MACHINE:-1}" = 1 ] || exec socat -t 9000 TCP-LISTEN:99,fork,reuseaddr EXEC:sh
 
 for name; do
 	T=${VMBEAM_LAB_MACHINE:+$top/build/tests}
@@ -47,8 +47,14 @@ for name; do
 	fi
 	echo "$verdict $name $seconds" >>"$results"
 	echo "    $verdict, $seconds s"
-	for vm in /run/vmbeam/*/; do
-		[ -d "$vm" ] && vmbeam stop "$(basename "$vm")" --force >/dev/null 2>&1
-	done
+	# On both machines.
+	cat >"$T/clean" <<'EOF'
+for vm in /run/vmbeam/*/; do
+	[ -d "$vm" ] && vmbeam stop "$(basename "$vm")" --force >/dev/null 2>&1
+done
+exit
+EOF
+	sh "$T/clean"
+	[ -z "${VMBEAM_LAB_MACHINE-}" ] || socat -t 60 - TCP:10.9.0.2:99 <"$T/clean" >/dev/null 2>&1
 	rm -rf "$T"
 done

@@ -252,6 +252,28 @@ UNIT(aging, a_leak_is_told_from_what_only_looks_so)
 	cr_expect(v.earliest <= v.exhausted_in && v.exhausted_in <= v.latest);
 }
 
+static double leak_begin, leak_end, given_back;
+
+static double leaked(double t)
+{
+	return 300 + (t < leak_end ? fmax(t - leak_begin, 0) * 20 / HOUR : given_back ? 0 : (leak_end - leak_begin) * 20 / HOUR);
+}
+
+UNIT(aging, what_is_given_back_or_stops_is_not_held_against_it)
+{
+	struct aging_verdict v;
+
+	leak_begin = 3 * DAY;
+	leak_end = 3 * DAY + 12 * HOUR;
+	cr_expect_eq(watch(leaked, leak_end, &v), AGING_TREND);
+	given_back = 1;
+	watch(leaked, leak_end + HOUR, &v);
+	cr_expect_lt(v.finding, AGING_TREND, "given back an hour ago: %d", v.finding);
+	given_back = 0;
+	watch(leaked, leak_end + 4 * HOUR, &v);
+	cr_expect_lt(v.finding, AGING_TREND, "stopped four hours ago: %.1f hours are left", v.exhausted_in / HOUR);
+}
+
 UNIT(aging, two_days_are_learnt_and_silence_is_no_health)
 {
 	struct aging_verdict v;
@@ -329,6 +351,33 @@ UNIT(aging, an_old_hypervisor_is_told_from_a_contended_one)
 	aging_subject_destroy(s);
 }
 
+UNIT(aging, what_is_not_told_any_more_is_no_health_and_faults_are_counted)
+{
+	struct aging_subject *s = aging_subject_create();
+	struct aging_health h;
+	double t = 0;
+
+	for (; t < 3 * DAY; t += MINUTE) {
+		if (t < 2.5 * DAY)
+			aging_subject_add(s, "memory_available", AGING_LEFT, 1000, t, 500);
+		aging_subject_add(s, "files_open", AGING_USED, 1000, t, 50);
+	}
+	aging_subject_judge(s, t, &h);
+	cr_expect_eq(h.state, AGING_STATE_UNKNOWN, "%s", h.evidence);
+	cr_expect(strstr(h.evidence, "memory_available is not told"), "%s", h.evidence);
+	aging_subject_destroy(s);
+
+	s = aging_subject_create();
+	for (t = 0; t < 2 * HOUR; t += MINUTE)
+		aging_subject_add(s, "kernel_bug", AGING_FAULTS, 0, t, t < HOUR ? 7 : 9);
+	aging_subject_add(s, "kernel_bug", AGING_FAULTS, 0, t, 1); /* booted anew */
+	aging_subject_judge(s, t, &h);
+	cr_expect(h.fault && h.faults == 3 && h.state == AGING_STATE_AGEING, "%s", h.evidence);
+	aging_subject_judge(s, t + 2 * DAY, &h);
+	cr_expect(!h.fault && h.state == AGING_STATE_UNKNOWN, "%s", h.evidence);
+	aging_subject_destroy(s);
+}
+
 UNIT(aging, hostile_samples_are_counted_and_change_nothing)
 {
 	struct aging_subject *s = aging_subject_create();
@@ -358,7 +407,7 @@ UNIT(aging, hostile_samples_are_counted_and_change_nothing)
 	cr_expect_eq(added, AGING_INDICATORS - 1);
 	aging_subject_judge(s, HOUR, &h);
 	cr_expect_eq(h.state, AGING_STATE_LEARNING);
-	cr_expect_eq(h.refused, 10 + 9 * AGING_INDICATORS + 1, "%lu", h.refused);
+	cr_expect_eq(h.refused, 10, "%lu", h.refused);
 	cr_expect(strstr(h.evidence, "made no sense"), "%s", h.evidence);
 	aging_subject_judge(s, 2 * HOUR, &h);
 	cr_expect_eq(h.state, AGING_STATE_UNKNOWN, "%s", h.evidence);
@@ -415,6 +464,9 @@ UNIT(aging, collectors_read_what_the_kernel_writes)
 	put(proc, "sys/fs/file-max", "1000\n");
 	put(proc, "sys/kernel/threads-max", "500\n");
 	put(proc, "stat", "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1 2\nintr 50 1 2\nctxt 1000\nprocesses 10\n");
+	s.n = 0;
+	aging_collect(c, 105, &s);
+	cr_expect(isnan(value_of(&s, "cpu_pressure", AGING_CONTENTION, 0)) && isnan(value_of(&s, "forks", AGING_PLAIN, 0)));
 	put(proc, "pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\nfull avg10=0 total=7\n");
 	put(proc, "slabinfo", "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\ndentry 900 1000 1024 16 1 : tunables\nsmall 1 1 8 1 1 :\n");
 	put(proc, "7/status", "Name:\tvmm x\nThreads:\t3\nRssAnon:\t    2048 kB\n");
@@ -426,7 +478,7 @@ UNIT(aging, collectors_read_what_the_kernel_writes)
 	s.n = 0;
 	aging_collect(c, 110, &s);
 	cr_expect_eq(value_of(&s, "memory_available", AGING_LEFT, 1000 * 1024), 400 * 1024);
-	cr_expect(isnan(value_of(&s, "swap_free", AGING_LEFT, 0)), "swap where there is none");
+	cr_expect_eq(value_of(&s, "swap_free", AGING_PLAIN, 0), 0);
 	cr_expect_eq(value_of(&s, "memory:page-tables", AGING_PART, 0), 7 * 1024);
 	cr_expect_eq(value_of(&s, "files_open", AGING_USED, 1000), 96);
 	cr_expect_eq(value_of(&s, "threads", AGING_USED, 500), 5);
