@@ -23,33 +23,36 @@ static size_t present(const double *y, size_t n, double *out)
 	return k;
 }
 
-/* The k-th smallest; the array is rearranged (C. A. R. Hoare, CACM 4, 1961). */
+/* The k-th smallest; the array is rearranged, all smaller ones before it (C. A. R. Hoare, CACM 4, 1961). */
 static double nth(double *v, size_t n, size_t k)
 {
-	size_t from = 0, to = n - 1;
+	size_t from = 0, to = n;
 
-	while (from < to) {
+	while (to - from > 1) {
 		double pivot = v[from + (to - from) / 2];
-		size_t i = from, j = to;
+		size_t less = from, more = to;
 
-		for (;;) {
-			while (v[i] < pivot)
-				i++;
-			while (v[j] > pivot)
-				j--;
-			if (i >= j)
-				break;
+		for (size_t i = from; i < more;) {
 			double x = v[i];
 
-			v[i++] = v[j];
-			v[j--] = x;
+			if (x < pivot) {
+				v[i++] = v[less];
+				v[less++] = x;
+			} else if (x > pivot) {
+				v[i] = v[--more];
+				v[more] = x;
+			} else {
+				i++;
+			}
 		}
-		if (k <= j)
-			to = j;
+		if (k < less)
+			to = less;
+		else if (k >= more)
+			from = more;
 		else
-			from = j + 1;
+			return pivot;
 	}
-	return v[k];
+	return v[from];
 }
 
 static double median_of(double *v, size_t n)

@@ -1,7 +1,8 @@
 /* aging.c: how early the ageing monitor sees a leak, and how often it is wrong: simulated hypervisors of some days each, whose
  * noise is pieces of a recorded one.  `make bench-aging`.
  *
- * aging NOISE DAYS RUNS [SEED]: NOISE holds one value (bytes available) a line, 5 s apart; DAYS simulated days of each
+ * aging NOISE DAYS RUNS [SEED]: NOISE holds a machine's memory and, a line each and 5 s apart, what was available of it
+ * (bench/aging-noise.txt: one of 24 GiB on which all tests ran); DAYS simulated days of each
  * look-alike, RUNS leaks of each rate.  Beside ours, on the same samples: Mann-Kendall alone (5 %, the last 100 minutes), and a
  * fixed threshold (a fifth left).  Nothing but the seed decides what is drawn.
  */
@@ -48,15 +49,19 @@ static double normal(void)
 	return sqrt(-2 * log(1 - draw())) * cos(2 * PI * draw());
 }
 
-/* The recorded values less their running median of half an hour: what is left is noise. */
+/* The recorded values less their running median of half an hour: what is left is noise, in proportion to the capacity. */
 static int read_noise(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	double *raw = NULL, x;
+	double *raw = NULL, x, capacity;
 	enum { HALF = 180 };
 
 	if (!f)
 		return -1;
+	if (fscanf(f, "%lf", &capacity) != 1 || !(capacity > 0)) {
+		fclose(f);
+		return -1;
+	}
 	while (fscanf(f, "%lf", &x) == 1) {
 		raw = realloc(raw, (noises + 1) * sizeof(*raw));
 		raw[noises++] = x;
@@ -68,7 +73,7 @@ static int read_noise(const char *path)
 	for (size_t i = 0; i < noises; i++) {
 		size_t from = i < HALF ? 0 : i - HALF, to = i + HALF > noises ? noises : i + HALF;
 
-		noise[i] = raw[i] - aging_median(raw + from, to - from);
+		noise[i] = (raw[i] - aging_median(raw + from, to - from)) * CAPACITY / capacity;
 	}
 	free(raw);
 	return 0;
@@ -341,7 +346,7 @@ int main(int argc, char **argv)
 	long days, runs;
 
 	if (argc < 4 || argc > 5 || read_noise(argv[1])) {
-		fprintf(stderr, "aging: a file of noise (two values a line are not read), days and runs are expected\n");
+		fprintf(stderr, "aging: a file of noise, days and runs are expected\n");
 		return 2;
 	}
 	days = atol(argv[2]);
