@@ -55,7 +55,7 @@ for good in 50 3000 100000 4000000; do
 done
 
 # The receiver gets no more memory in the middle: whoever is killed for it, the guest runs on here.
-mkdir -p groups && mount -t cgroup2 none groups && echo +memory >groups/cgroup.subtree_control && mkdir groups/small && echo 30M >groups/small/memory.max
+mkdir -p groups && mount -t cgroup2 none groups && echo +memory >groups/cgroup.subtree_control && mkdir groups/small && echo 60M >groups/small/memory.max
 for p in $(pgrep -f "vmbeam receive") $(victim receive $other); do
 	[ "$(ip netns identify "$p")" != $other ] || echo "$p" >groups/small/cgroup.procs
 done
