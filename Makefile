@@ -14,9 +14,10 @@ endif
 
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
-	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev acpica-tools xxd
+	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev libsqlite3-dev libmicrohttpd-dev \
+	libncurses-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
-PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat
+PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat sqlite3 curl prometheus gnuplot-nox
 
 LIBS    := libprotobuf-c libseccomp libcap-ng jansson
 CPPFLAGS += -D_GNU_SOURCE -I. -isystem $(OBJ) $(shell pkg-config --cflags $(LIBS) 2>/dev/null)
@@ -41,8 +42,8 @@ STATIC  := -static-pie -Wl,--no-warnings
 endif
 
 # Sources: every .c file of a folder belongs to it; rejuv/main.c is the vmbeam program.
-FOLDERS := proto vmm zerocopy nested aging-monitor rejuv
-SRC     := $(wildcard $(addsuffix /*.c,$(FOLDERS)))
+FOLDERS := proto vmm zerocopy nested rejuv
+SRC     := $(wildcard $(addsuffix /*.c,$(FOLDERS))) aging-monitor/collect.c
 PROTO_O := $(OBJ)/proto/vmbeam.pb-c.o
 OBJS    := $(PROTO_O) $(SRC:%.c=$(OBJ)/%.o)
 LIBOBJS := $(filter-out $(OBJ)/rejuv/main.o,$(OBJS))
@@ -50,10 +51,14 @@ LIBOBJS := $(filter-out $(OBJ)/rejuv/main.o,$(OBJS))
 MIG_SRC  := $(wildcard migrate/*.c)
 MIG_OBJS := $(MIG_SRC:%.c=$(OBJ)/%.o)
 MIG_LIBS := -lssl -lcrypto
+# vmbeam-monitor, another: SQLite, HTTP and the screen.
+MON_SRC  := $(wildcard rejuv/monitor/*.c) $(filter-out aging-monitor/collect.c,$(wildcard aging-monitor/*.c))
+MON_OBJS := $(MON_SRC:%.c=$(OBJ)/%.o)
+MON_LIBS := -lsqlite3 -lmicrohttpd -lncurses -ltinfo
 
 .PHONY: all build help deps clean
 all: build
-build: $(BIN)/vmbeam $(BIN)/vmbeam-migrate ## build build/vmbeam
+build: $(BIN)/vmbeam $(BIN)/vmbeam-migrate $(BIN)/vmbeam-monitor ## build build/vmbeam
 
 help:                                     ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,6 +70,11 @@ $(BIN)/vmbeam: $(OBJS)
 $(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,$(addprefix vmm/,base.o client.o wire.o sandbox.o) zerocopy/owner.o zerocopy/fault.o)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MIG_LIBS)
+
+$(BIN)/vmbeam-monitor: $(MON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,aging-monitor/collect.o $(addprefix rejuv/,cli.o operations.o) \
+		$(addprefix vmm/,base.o client.o wire.o) $(addprefix nested/,hypervisor.o channel.o))
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MON_LIBS)
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
@@ -83,7 +93,7 @@ $(OBJ)/vmm/dsdt.h: vmm/dsdt.asl
 	@echo "  GEN  $@"
 	$(Q)iasl -p $(OBJ)/vmm/dsdt $< >$(OBJ)/vmm/dsdt.log || { cat $(OBJ)/vmm/dsdt.log; exit 1; }
 	$(Q)xxd -i -n dsdt_aml $(OBJ)/vmm/dsdt.aml >$@
-$(OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
+$(OBJS) $(MON_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
 
 deps:                                     ## install the Debian packages that are missing (as root)
 	@missing=$$(for p in $(PACKAGES_BUILD) $(PACKAGES_LAB) $(PACKAGES_TEST); do \
@@ -100,7 +110,7 @@ demo:                                     ## a guest hypervisor is rejuvenated u
 
 .PHONY: lint
 lint: build                               ## clang-tidy over the product's sources
-	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
+	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) $(MON_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
 
 include nested/lab.mk
 include nested/hypervisor.mk
@@ -110,4 +120,4 @@ include bench/bench.mk
 clean:                                    ## remove all that was built, downloads included
 	$(Q)rm -rf build
 
--include $(OBJS:.o=.d) $(MIG_OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(MIG_OBJS:.o=.d) $(MON_OBJS:.o=.d)

@@ -65,6 +65,8 @@ void aging_parabola(const double *t, const double *y, size_t n, struct aging_cur
 /* The median, and 1.4826 times the median distance from it (the standard deviation, if they are normal); NaN without values. */
 double aging_median(const double *y, size_t n);
 double aging_spread(const double *y, size_t n);
+/* The value that a share q (0 to 1) of them do not exceed: the ceil(q n)-th of them in order. */
+double aging_quantile(const double *y, size_t n, double q);
 
 /* ---- one resource, watched
  *
@@ -125,7 +127,7 @@ enum aging_kind {
 	AGING_USED,       /* what is used of it: exhausted at `limit` */
 	AGING_PART,       /* what one of its users has of a resource, named by the prefix before ':': says who grows */
 	AGING_LATENCY,    /* of an operation, s: ageing if it goes towards `limit` times what it was */
-	AGING_CONTENTION, /* a share of its CPU time it waits for, 0 to 1: contended above `limit` */
+	AGING_CONTENTION, /* a share of its CPU time it waits for, 0 to 1: contended above `limit`, be it in bursts */
 	AGING_FAULTS,     /* a counter of what must never happen: ageing for a day after it has risen */
 	AGING_PLAIN,      /* for the eye only */
 };
@@ -149,7 +151,8 @@ struct aging_health {
 	const char *missing;   /* what was judged and is not told any more, though others are; NULL if nothing */
 	const char *fault;     /* what must not have happened and has within a day, and how often; NULL if nothing */
 	double faults;
-	double contention;     /* the greatest share, of the last ten minutes */
+	double contention;     /* the greatest share, the mean of the last ten minutes; */
+	double bursts;	       /* and what a tenth of its samples exceeded */
 	unsigned long refused; /* samples so far that made no sense */
 	char evidence[300];    /* all that in words, one line */
 };
@@ -164,5 +167,24 @@ bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kin
 /* As aging_series_judge(). */
 void aging_subject_judge(struct aging_subject *s, double now, struct aging_health *h);
 const char *aging_state_name(enum aging_state state);
+
+/* What is known of one indicator. */
+struct aging_indicator {
+	const char *name; /* the subject's */
+	enum aging_kind kind;
+	double limit;
+	double value, seen;  /* the last sample, its time */
+	double first, usual; /* time of the first; of a latency, what it is compared with, 0 if that is not known yet */
+};
+/* Of number k, in no order that means anything; false if there are not so many. */
+bool aging_subject_indicator(const struct aging_subject *s, size_t k, struct aging_indicator *i);
+/* aging_series_median() of it. */
+double aging_subject_median(const struct aging_subject *s, size_t k, double from, double to);
+/* Makes an indicator as one was that has been stored (its value and `seen` are left out): what was kept of its values is added
+ * next, in the order of time.  False as aging_subject_add(). */
+bool aging_subject_restore(struct aging_subject *s, const struct aging_indicator *i);
+
+/* What the values of an indicator are, by its name: "bytes", "seconds", "ratio", or "" if they are a number of things. */
+const char *aging_unit(const char *name);
 
 #endif

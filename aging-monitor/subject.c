@@ -7,8 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MINUTE = 60, HOUR = 3600, DAY = 24 * HOUR, RECENT = 10 * MINUTE, BASELINE = 2 * DAY };
+enum { MINUTE = 60, HOUR = 3600, DAY = 24 * HOUR, RECENT = 10 * MINUTE, BASELINE = 2 * DAY, SHARES = 128 };
 #define CULPRIT_SHARE 0.2
+#define BURSTS	      0.1 /* of the samples: fewer are chance */
+
+/* The last samples of a contention: medians of minutes would hide bursts. */
+struct shares {
+	size_t n; /* so far */
+	struct { double t, share; } sample[SHARES];
+};
 
 struct indicator {
 	char name[AGING_NAME];
@@ -16,8 +23,10 @@ struct indicator {
 	double limit;
 	double usual; /* of a latency: its median of the first two days; 0: not known yet */
 	double first, seen; /* times */
+	double value;		   /* the last */
 	double last, rises, risen; /* of faults: the value, by how much it has risen lately, when */
 	struct aging_series *series;
+	struct shares *shares; /* of contention */
 };
 
 struct aging_subject {
@@ -43,10 +52,16 @@ struct aging_subject *aging_subject_create(void)
 	return s;
 }
 
+static void forget(struct indicator *i)
+{
+	aging_series_destroy(i->series);
+	free(i->shares);
+}
+
 void aging_subject_destroy(struct aging_subject *s)
 {
 	for (size_t i = 0; s && i < s->n; i++)
-		aging_series_destroy(s->indicator[i].series);
+		forget(&s->indicator[i]);
 	free(s);
 }
 
@@ -87,21 +102,24 @@ static struct indicator *find_or_add(struct aging_subject *s, const char *name, 
 				     bool *full)
 {
 	struct indicator *i = is_name(name) ? find(s, name) : NULL;
-	struct aging_series *series;
+	struct indicator fresh = {.kind = kind, .limit = limit, .first = t, .value = NAN, .last = NAN, .risen = -INFINITY};
 
 	if (i || !is_name(name))
 		return i && i->kind == kind ? i : NULL;
-	*full = false;
 	i = s->n < AGING_INDICATORS ? &s->indicator[s->n] : silent_longest(s, t);
-	series = i ? aging_series_create() : NULL;
-	*full = !series;
-	if (!series)
+	fresh.series = i ? aging_series_create() : NULL;
+	if (fresh.series && kind == AGING_CONTENTION)
+		fresh.shares = calloc(1, sizeof(*fresh.shares));
+	*full = !fresh.series || (kind == AGING_CONTENTION && !fresh.shares);
+	if (*full) {
+		forget(&fresh);
 		return NULL;
+	}
 	if (s->n < AGING_INDICATORS)
 		s->n++;
 	else
-		aging_series_destroy(i->series);
-	*i = (struct indicator){.kind = kind, .limit = limit, .first = t, .last = NAN, .risen = -INFINITY, .series = series};
+		forget(i);
+	*i = fresh;
 	strcpy(i->name, name);
 	return i;
 }
@@ -118,24 +136,89 @@ static void count_faults(struct indicator *i, double t, double value)
 	i->last = value;
 }
 
+static bool is_limit(enum aging_kind kind, double limit)
+{
+	bool limited = kind != AGING_PART && kind != AGING_FAULTS && kind != AGING_PLAIN;
+
+	return limit >= 0 && limit <= AGING_LARGEST && (!limited || limit > 0);
+}
+
+static bool is_value(enum aging_kind kind, double value)
+{
+	return value >= 0 && value <= AGING_LARGEST && (kind != AGING_CONTENTION || value <= 1);
+}
+
 bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value)
 {
 	struct indicator *i;
-	bool full = false, limited = kind != AGING_PART && kind != AGING_FAULTS && kind != AGING_PLAIN;
-	bool good = value >= 0 && value <= AGING_LARGEST && limit >= 0 && limit <= AGING_LARGEST && (!limited || limit > 0) &&
-		    (kind != AGING_CONTENTION || value <= 1);
+	bool full = false;
 
-	i = good ? find_or_add(s, name, kind, limit, t, &full) : NULL;
+	i = is_limit(kind, limit) && is_value(kind, value) ? find_or_add(s, name, kind, limit, t, &full) : NULL;
 	if (!i || !aging_series_add(i->series, t, value)) {
 		s->refused += !full;
 		return false;
 	}
 	i->limit = limit;
 	i->seen = t;
+	i->value = value;
 	if (kind == AGING_FAULTS)
 		count_faults(i, t, value);
+	if (i->shares) {
+		i->shares->sample[i->shares->n % SHARES].t = t;
+		i->shares->sample[i->shares->n++ % SHARES].share = value;
+	}
 	s->newest = fmax(s->newest, t);
 	return true;
+}
+
+bool aging_subject_restore(struct aging_subject *s, const struct aging_indicator *stored)
+{
+	bool full;
+	struct indicator *i = is_limit(stored->kind, stored->limit)
+				      ? find_or_add(s, stored->name, stored->kind, stored->limit, stored->first, &full)
+				      : NULL;
+
+	if (!i)
+		return false;
+	i->first = stored->first;
+	i->usual = stored->usual;
+	return true;
+}
+
+bool aging_subject_indicator(const struct aging_subject *s, size_t k, struct aging_indicator *out)
+{
+	const struct indicator *i;
+
+	if (k >= s->n)
+		return false;
+	i = &s->indicator[k];
+	*out = (struct aging_indicator){.name = i->name, .kind = i->kind, .limit = i->limit, .value = i->value, .seen = i->seen,
+					.first = i->first, .usual = i->usual};
+	return true;
+}
+
+double aging_subject_median(const struct aging_subject *s, size_t k, double from, double to)
+{
+	return k < s->n ? aging_series_median(s->indicator[k].series, from, to) : NAN;
+}
+
+const char *aging_unit(const char *name)
+{
+	static const struct {
+		const char *begins, *ends, *unit;
+	} units[] = {
+		{"memory_pressure", "", "ratio"}, {"memory", "", "bytes"},	 {"swap", "", "bytes"},	   {"disk", "", "bytes"},
+		{"slab", "", "bytes"},		  {"free_memory", "", "bytes"}, {"process_memory", "", "bytes"},
+		{"", "_time", "seconds"},	  {"", "_pressure", "ratio"},	 {"steal", "", "ratio"},   {"run_delay", "", "ratio"},
+	};
+
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++) {
+		size_t n = strlen(name), end = strlen(units[i].ends);
+
+		if (!strncmp(name, units[i].begins, strlen(units[i].begins)) && n >= end && !strcmp(name + n - end, units[i].ends))
+			return units[i].unit;
+	}
+	return "";
 }
 
 /* What is ageing most: the state first, then how soon it is over. */
@@ -144,26 +227,48 @@ static bool is_worse(const struct aging_verdict *a, const struct aging_verdict *
 	return a->finding != b->finding ? a->finding > b->finding : a->exhausted_in < b->exhausted_in;
 }
 
-static double contention(const struct aging_subject *s, double now, const char **who, double *limit)
+/* Mean and bursts of the last ten minutes. */
+static void recent_shares(const struct shares *shares, double now, double *mean, double *bursts)
 {
-	double worst = 0, most = 0;
+	double v[SHARES];
+	size_t n = 0;
+
+	*mean = *bursts = 0;
+	for (size_t k = 0; k < SHARES && k < shares->n; k++)
+		if (now - shares->sample[k].t <= RECENT) {
+			v[n] = shares->sample[k].share;
+			*mean += v[n++];
+		}
+	if (!n)
+		return;
+	*mean /= (double)n;
+	*bursts = aging_quantile(v, n, 1 - BURSTS);
+}
+
+/* Who waits most beyond what is normal; NULL if nobody does. */
+static const struct indicator *find_contended(const struct aging_subject *s, double now, struct aging_health *h)
+{
+	const struct indicator *who = NULL;
+	double worst = 1;
 
 	for (size_t k = 0; k < s->n; k++) {
 		const struct indicator *i = &s->indicator[k];
-		double share;
+		double mean, bursts;
 
 		if (i->kind != AGING_CONTENTION)
 			continue;
-		share = aging_series_median(i->series, now - RECENT, now);
-		if (share > most)
-			most = share;
-		if (share > i->limit && share / i->limit > worst) {
-			worst = share / i->limit;
-			*who = i->name;
-			*limit = i->limit;
+		recent_shares(i->shares, now, &mean, &bursts);
+		if (fmax(mean, bursts) / i->limit > worst) {
+			worst = fmax(mean, bursts) / i->limit;
+			who = i;
+			h->contention = mean;
+			h->bursts = bursts;
+		} else if (!who) {
+			h->contention = fmax(h->contention, mean);
+			h->bursts = fmax(h->bursts, bursts);
 		}
 	}
-	return most;
+	return who;
 }
 
 static void judge_one(struct indicator *i, double now, bool contended, struct aging_verdict *v)
@@ -246,7 +351,7 @@ static void __attribute__((format(printf, 2, 3))) say(struct aging_health *h, co
 	va_end(ap);
 }
 
-static void put_in_words(struct aging_health *h, const char *who, double limit, double silent)
+static void put_in_words(struct aging_health *h, const struct indicator *who, double silent)
 {
 	const struct aging_verdict *v = &h->verdict;
 	char text[32];
@@ -269,7 +374,10 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 		say(h, "nothing grows towards its limit");
 		break;
 	case AGING_STATE_CONTENDED:
-		say(h, "%s: it waits for %.0f %% of its CPU time (normal: up to %.0f %%)", who, 100 * h->contention, 100 * limit);
+		say(h, "%s: it waits for %.0f %% of its CPU time", who->name, 100 * h->contention);
+		if (h->contention <= who->limit)
+			say(h, ", %.0f %% in bursts", 100 * h->bursts);
+		say(h, " (normal: up to %.0f %%)", 100 * who->limit);
 		break;
 	case AGING_STATE_CRITICAL:
 		say(h, "%s: hardly any is left", h->indicator);
@@ -293,12 +401,11 @@ static void put_in_words(struct aging_health *h, const char *who, double limit, 
 
 void aging_subject_judge(struct aging_subject *s, double now, struct aging_health *h)
 {
-	const char *who = NULL;
-	double limit = 0;
+	const struct indicator *who;
 	bool learnt = false;
 
 	*h = (struct aging_health){.state = AGING_STATE_UNKNOWN, .refused = s->refused};
-	h->contention = contention(s, now, &who, &limit);
+	who = find_contended(s, now, h);
 	for (size_t k = 0; k < s->n; k++) {
 		struct indicator *i = &s->indicator[k];
 		struct aging_verdict v;
@@ -338,5 +445,5 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 		h->missing = NULL;
 	if (h->state == AGING_STATE_AGEING && h->indicator)
 		find_culprits(s, now, h);
-	put_in_words(h, who, limit, now - s->newest);
+	put_in_words(h, who, now - s->newest);
 }

@@ -29,6 +29,8 @@ int cli_acted(const char *vm, bool json, const struct error *e);
 
 /* Asks a VM's process about it: 0 and *reply (its info is there), or -1 with *e set. */
 int vm_info(const char *name, Vmb__Reply **reply, struct error *e);
+int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e);
+const char *cli_state_name(Vmb__RunState s);
 /* A placement (VmConfig) as users know it. */
 const char *cli_placement(const char *placement);
 
@@ -60,7 +62,8 @@ int run_main(int argc, char **argv);
 int network_main(int argc, char **argv);
 int receive_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
-int monitor_main(int argc, char **argv);
+/* monitor, top, events */
+int watch_main(int argc, char **argv);
 int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);

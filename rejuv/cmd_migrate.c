@@ -1,5 +1,6 @@
 /* cmd_migrate.c: `vmbeam migrate`: moves a VM and reports how it went. */
 #include "rejuv/cli.h"
+#include "rejuv/operations.h"
 #include "vmm/client.h"
 #include "zerocopy/zerocopy.h"
 
@@ -399,6 +400,14 @@ static int drive_here(struct migrate_args *a, struct handover_report *r)
 	return result;
 }
 
+/* Both ends have had a part in it. */
+static void note_duration(const struct migrate_args *a, const struct handover_report *r)
+{
+	operation_note(OPERATION_MIGRATE, r->from, r->total_ns);
+	if (a->o.placement && strcmp(a->o.placement, r->from))
+		operation_note(OPERATION_MIGRATE, a->o.placement, r->total_ns);
+}
+
 int migrate_main(int argc, char **argv)
 {
 	struct migrate_args a = {0};
@@ -414,6 +423,8 @@ int migrate_main(int argc, char **argv)
 		fputs("\r\033[K", stderr);
 	if (a.o.remote && !result)
 		runtime_clear(a.vm, CLEAR_MS);
+	if (!result && !a.o.dry_run && !a.o.remote && !r.copied)
+		note_duration(&a, &r);
 	if (a.json)
 		print_json(&a, &r, result);
 	if (a.o.dry_run && result && !a.json)

@@ -9,6 +9,7 @@
  */
 #include "nested/hypervisor.h"
 #include "rejuv/cli.h"
+#include "rejuv/operations.h"
 #include "vmm/client.h"
 #include "vmm/vmm.h"
 #include "zerocopy/zerocopy.h"
@@ -215,6 +216,8 @@ static void move_one(struct rejuvenation *r, const char *guest, struct outcome *
 {
 	r->o.placement = r->fresh;
 	o->moved = handover_drive(guest, &r->o, &o->report);
+	if (!o->moved && !r->o.dry_run)
+		operation_note(OPERATION_MIGRATE, r->fresh, o->report.total_ns);
 	o->verified = o->moved ? -1 : verify(guest, r->fresh, &o->error);
 	if (o->moved && o->report.held) { /* its hypervisor died under the move: it goes on on the host */
 		struct handover_report again;

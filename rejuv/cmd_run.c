@@ -1,5 +1,6 @@
 /* cmd_run.c: `vmbeam run`: starts a VM and, unless detached, stays with its console. */
 #include "rejuv/cli.h"
+#include "rejuv/operations.h"
 #include "vmm/client.h"
 #include "vmm/vmm.h"
 
@@ -286,14 +287,17 @@ int run_main(int argc, char **argv)
 	struct error e = {""};
 	int console = -1, status;
 	bool crashed = false;
+	uint64_t begin;
 
 	if (parse(&o, argc, argv, &e))
 		return cli_usage("run: %s", e.text);
+	begin = clock_ns();
 	if (memory_admit(&o.config, &e) ||
 	    vm_launch(&o.config, o.paused, o.attach && !o.detach ? &console : NULL, &e)) {
 		cli_acted(o.config.name, o.json, &e);
 		return o.config.debug_exit ? EXIT_RUN_FAILED : EXIT_FAILED;
 	}
+	operation_note(OPERATION_CREATE, o.config.placement, clock_ns() - begin);
 	if (o.detach)
 		return cli_acted(o.config.name, o.json, NULL);
 	status = attach_until_end(o.config.name, console, &crashed);

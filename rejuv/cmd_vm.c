@@ -1,6 +1,7 @@
 /* cmd_vm.c: the commands about VMs that exist: list, info, console, pause, resume, stop, balloon,
  * dump. */
 #include "rejuv/cli.h"
+#include "rejuv/operations.h"
 #include "vmm/client.h"
 #include "vmm/vmm.h"
 
@@ -16,25 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 10000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
-
-static const char *state_name(Vmb__RunState s)
-{
-	switch (s) {
-	case VMB__RUN_STATE__RUN_STATE_STARTING:
-		return "starting";
-	case VMB__RUN_STATE__RUN_STATE_RUNNING:
-		return "running";
-	case VMB__RUN_STATE__RUN_STATE_PAUSED:
-		return "paused";
-	case VMB__RUN_STATE__RUN_STATE_MOVING:
-		return "moving";
-	case VMB__RUN_STATE__RUN_STATE_CRASHED:
-		return "crashed";
-	default:
-		return "unknown";
-	}
-}
+enum { ANSWER_MS = 10000, BRIEFLY_MS = 1000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
 
 /* The name and the flags that every one of these commands takes. */
 struct args {
@@ -90,26 +73,6 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 	return 0;
 }
 
-const char *cli_placement(const char *placement)
-{
-	return placement[0] ? placement : "host";
-}
-
-int vm_info(const char *name, Vmb__Reply **reply, struct error *e)
-{
-	int fd = vmm_connect(name, e), r;
-
-	if (fd < 0)
-		return -1;
-	r = vmm_simple_request(fd, VMB__REQUEST__KIND_INFO, reply, NULL, ANSWER_MS, e);
-	close(fd);
-	if (!r && ((*reply)->kind_case != VMB__REPLY__KIND_INFO || !(*reply)->info->config)) {
-		vmb__reply__free_unpacked(*reply, NULL);
-		return error_set(e, "its process made no sense");
-	}
-	return r;
-}
-
 /* Bytes that KVM has translated, and of them those in pages of 2 MiB and more. */
 static uint64_t translated(const Vmb__InfoReply *i, uint64_t *huge)
 {
@@ -134,7 +97,7 @@ static json_t *info_json(const Vmb__InfoReply *i)
 		json_array_append_new(guests, json_string(i->guests[k]));
 	j = json_pack("{s:s, s:s, s:s, s:I, s:i, s:i, s:I, s:i, s:o, s:o, s:o, s:I, s:s, s:I, s:I, s:I}",
 			 "vm",
-			 i->config->name, "state", state_name(i->state), "placement",
+			 i->config->name, "state", cli_state_name(i->state), "placement",
 			 cli_placement(i->config->placement),
 			 "memory_bytes", (json_int_t)i->config->memory, "cpus", (int)i->config->cpus,
 			 "pid", i->pid, "uptime_ns", (json_int_t)i->uptime_ns, "handovers",
@@ -175,7 +138,7 @@ int info_main(int argc, char **argv)
 	} else {
 		printf("name       %s\nstate      %s%s%s\nplacement  %s\nmemory     %llu MiB%s\n"
 		       "cpus       %u\nprocess    %d, for %llu s\nhandovers  %u\nkernel     %s\n",
-		       i->config->name, state_name(i->state), i->detail[0] ? ": " : "", i->detail,
+		       i->config->name, cli_state_name(i->state), i->detail[0] ? ": " : "", i->detail,
 		       cli_placement(i->config->placement),
 		       (unsigned long long)(i->config->memory / MIB),
 		       i->config->hugepages ? ", huge pages" : "", i->config->cpus, i->pid,
@@ -219,7 +182,7 @@ static void list_one(const char *name, json_t *array)
 		if (array)
 			json_array_append_new(array, info_json(i));
 		else
-			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, state_name(i->state),
+			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, cli_state_name(i->state),
 			       cli_placement(i->config->placement),
 			       (unsigned long long)(i->config->memory / MIB), i->config->cpus, i->pid);
 		vmb__reply__free_unpacked(reply, NULL);
@@ -428,12 +391,27 @@ static int check_guests(struct args *a, struct error *e)
 	return r;
 }
 
+/* NULL if it does not say. */
+static char *placement_of(const char *name)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	char *placement;
+
+	if (vm_info_within(name, BRIEFLY_MS, &reply, &e))
+		return NULL;
+	placement = xstrdup(reply->info->config->placement);
+	vmb__reply__free_unpacked(reply, NULL);
+	return placement;
+}
+
 int stop_main(int argc, char **argv)
 {
 	struct args a;
 	struct error e;
 	int r = parse_args(argc, argv, true, &a);
-	char *dir;
+	char *dir, *placement = NULL;
+	uint64_t begin;
 
 	if (r)
 		return r;
@@ -448,8 +426,17 @@ int stop_main(int argc, char **argv)
 		return cli_acted(a.name, a.json, NULL); /* nobody held it: only files were left */
 	if (check_guests(&a, &e))
 		return cli_acted(a.name, a.json, &e);
-	if (stop(a.name, a.force, a.timeout_s, &e))
+	if (a.force)
+		placement = placement_of(a.name);
+	begin = clock_ns();
+	if (stop(a.name, a.force, a.timeout_s, &e)) {
+		free(placement);
 		return cli_acted(a.name, a.json, &e);
+	}
+	/* (Without force the guest decides how long it takes.) */
+	if (placement)
+		operation_note(OPERATION_DESTROY, placement, clock_ns() - begin);
+	free(placement);
 	/* `run` clears up where it is attached; doing it twice does no harm. */
 	if (runtime_clear(a.name, ANSWER_MS))
 		return cli_acted(a.name, a.json, NULL);

@@ -38,49 +38,15 @@ static const struct command {
 	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
-	{"monitor", monitor_main, "monitor [NAME] [--interval S] [--for S] [--json]"},
+	{"monitor", watch_main,
+	 "monitor [NAME] [--since 2h|DATE] [--json]\n"
+	 "             | NAME --plot FILE.svg|FILE.png [--indicator I] [--since ...]\n"
+	 "             | --record [--listen ADDR:PORT] [--interval S] [--for S] [--max-size 512M]: watches, and keeps what it sees"},
+	{"top", watch_main, "top [--interval S] [--json]"},
+	{"events", watch_main, "events [NAME] [--since 2h|DATE] [--follow] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
 };
-
-int cli_fail(const char *fmt, ...)
-{
-	va_list ap;
-
-	fputs("vmbeam: ", stderr);
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputc('\n', stderr);
-	return EXIT_FAILED;
-}
-
-int cli_usage(const char *fmt, ...)
-{
-	va_list ap;
-
-	fputs("vmbeam: ", stderr);
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	fputs(" (see 'vmbeam help')\n", stderr);
-	return EXIT_USAGE;
-}
-
-void cli_print_json(json_t *j)
-{
-	json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-	putchar('\n');
-	json_decref(j);
-}
-
-int cli_acted(const char *vm, bool json, const struct error *e)
-{
-	if (json)
-		cli_print_json(json_pack("{s:s, s:s, s:s*}", "vm", vm, "outcome",
-					 e ? "failed" : "completed", "error", e ? e->text : NULL));
-	return e ? cli_fail("%s: %s", vm, e->text) : EXIT_OK;
-}
 
 static void print_help(FILE *out)
 {

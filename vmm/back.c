@@ -319,12 +319,14 @@ static void tell_info(struct back *b, uint64_t id)
 {
 	Vmb__FrontEvent ev = VMB__FRONT_EVENT__INIT;
 	Vmb__BackInfo info = VMB__BACK_INFO__INIT;
-	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS], pages[VM_PAGE_SIZES];
+	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS], delay_ns[MAX_VCPUS], pages[VM_PAGE_SIZES];
 
 	info.exits = exits;
 	info.n_exits = vm_exit_counts(b->vm, exits, MAX_VCPUS);
 	info.cpu_ns = cpu_ns;
 	info.n_cpu_ns = vm_cpu_times(b->vm, cpu_ns, MAX_VCPUS);
+	info.delay_ns = delay_ns;
+	info.n_delay_ns = vm_delay_times(b->vm, delay_ns, MAX_VCPUS);
 	info.pages = pages;
 	info.n_pages = vm_page_counts(b->vm, pages);
 	ev.id = id;

@@ -85,7 +85,7 @@ static void reply_info(struct session *s)
 	struct vm *vm = s->control->vm;
 	Vmb__Reply reply = VMB__REPLY__INIT;
 	Vmb__InfoReply info = VMB__INFO_REPLY__INIT;
-	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS], pages[VM_PAGE_SIZES];
+	uint64_t exits[MAX_VCPUS], cpu_ns[MAX_VCPUS], delay_ns[MAX_VCPUS], pages[VM_PAGE_SIZES];
 	char *guests[HOST_PORTS];
 	struct stat st;
 
@@ -101,11 +101,15 @@ static void reply_info(struct session *s)
 		info.n_exits = told ? told->n_exits : 0;
 		info.cpu_ns = told ? told->cpu_ns : NULL;
 		info.n_cpu_ns = told ? told->n_cpu_ns : 0;
+		info.delay_ns = told ? told->delay_ns : NULL;
+		info.n_delay_ns = told ? told->n_delay_ns : 0;
 		info.pages = told ? told->pages : NULL;
 		info.n_pages = told ? told->n_pages : 0;
 	} else {
 		info.exits = exits;
 		info.cpu_ns = cpu_ns;
+		info.delay_ns = delay_ns;
+		info.n_delay_ns = vm_delay_times(vm, delay_ns, MAX_VCPUS);
 		info.pages = pages;
 		info.n_exits = vm_exit_counts(vm, exits, MAX_VCPUS);
 		info.n_cpu_ns = vm_cpu_times(vm, cpu_ns, MAX_VCPUS);

@@ -141,6 +141,7 @@ static void forget_told(struct front *f)
 static int on_info(struct front *f, Vmb__FrontEvent *ev, struct error *e)
 {
 	if (ev->info->n_exits != f->vm->config->cpus || ev->info->n_cpu_ns != f->vm->config->cpus ||
+	    (ev->info->n_delay_ns && ev->info->n_delay_ns != f->vm->config->cpus) ||
 	    (ev->info->n_pages && ev->info->n_pages != VM_PAGE_SIZES))
 		return error_set(e, "counts that make no sense");
 	forget_told(f);

@@ -207,6 +207,7 @@ struct vcpu {
 	size_t run_size;
 	pthread_t thread;
 	bool started;   /* the thread exists */
+	int schedstat;  /* the thread's: /proc/PID/task/TID/schedstat; 0: not open */
 	bool in_guest;  /* between leaving and coming back to the state where it may be captured */
 	enum vcpu_job job;
 	Vmb__VcpuState *job_state; /* result of a capture, input of a restore */
@@ -622,6 +623,7 @@ struct vm {
 
 	struct vcpu *vcpus;
 	unsigned int nvcpus;
+	int tasks; /* /proc/self/task, while the threads begin; -1 else */
 	bool running;     /* vCPUs may be in KVM_RUN */
 	bool user_paused; /* by request */
 	bool (*may_run)(void *ctx); /* NULL: yes */

@@ -11,6 +11,7 @@
 #include "vmm/internal.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,7 +151,8 @@ static void run_guest(struct vcpu *v)
 
 static void do_job(struct vcpu *v)
 {
-	char name[16];
+	char name[32];
+	int fd;
 
 	switch (v->job) {
 	case VCPU_JOB_CAPTURE:
@@ -166,6 +168,9 @@ static void do_job(struct vcpu *v)
 	case VCPU_JOB_BEGIN:
 		snprintf(name, sizeof(name), "vcpu%u", v->index);
 		pthread_setname_np(pthread_self(), name);
+		snprintf(name, sizeof(name), "%d/schedstat", gettid());
+		fd = openat(v->vm->tasks, name, O_RDONLY | O_CLOEXEC);
+		v->schedstat = MAX(fd, 0);
 		break;
 	case VCPU_JOB_NONE:
 		break;
@@ -265,6 +270,8 @@ void vcpu_destroy(struct vcpu *v)
 		munmap(v->run, v->run_size);
 	if (v->fd > 0)
 		close(v->fd);
+	if (v->schedstat > 0)
+		close(v->schedstat);
 }
 
 void vm_kick_all(struct vm *vm)

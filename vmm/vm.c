@@ -426,15 +426,19 @@ static void await_threads(void *ctx)
 
 int vm_start(struct vm *vm, const char *empty_dir, struct error *e)
 {
+	int r;
+
 	/* Further arenas are made with system calls that the sandbox does not allow. */
 	mallopt(M_ARENA_MAX, 1);
 	/* While this is the only thread: a change of user has to reach every one. */
-	if (empty_dir && sandbox_drop_privileges(empty_dir, e))
-		return -1;
-	for (unsigned int i = 0; i < vm->nvcpus; i++)
-		if (vcpu_start_thread(&vm->vcpus[i], e))
-			return -1;
-	return empty_dir ? sandbox_filter_calls(await_threads, vm, e) : 0;
+	vm->tasks = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	r = empty_dir ? sandbox_drop_privileges(empty_dir, e) : 0;
+	for (unsigned int i = 0; i < vm->nvcpus && !r; i++)
+		r = vcpu_start_thread(&vm->vcpus[i], e);
+	if (!r && empty_dir)
+		r = sandbox_filter_calls(await_threads, vm, e);
+	close_fd(&vm->tasks);
+	return r;
 }
 
 void vm_reset_devices(struct vm *vm)
@@ -638,6 +642,24 @@ size_t vm_cpu_times(const struct vm *vm, uint64_t *ns, size_t max)
 		if (vm->vcpus[i].started && !pthread_getcpuclockid(vm->vcpus[i].thread, &id))
 			clock_gettime(id, &ts);
 		ns[i] = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	}
+	return n;
+}
+
+/* Documentation/scheduler/sched-stats.rst: ns on a CPU, ns waiting for one, how often. */
+size_t vm_delay_times(const struct vm *vm, uint64_t *ns, size_t max)
+{
+	size_t n = MIN(max, (size_t)vm->nvcpus);
+
+	for (size_t i = 0; i < n; i++) {
+		char text[80];
+		ssize_t len = vm->vcpus[i].schedstat > 0 ? pread(vm->vcpus[i].schedstat, text, sizeof(text) - 1, 0) : -1;
+		unsigned long long delay;
+
+		text[MAX(len, 0)] = 0;
+		if (sscanf(text, "%*u %llu", &delay) != 1)
+			return 0;
+		ns[i] = delay;
 	}
 	return n;
 }

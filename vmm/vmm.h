@@ -101,6 +101,8 @@ uint64_t vm_first_run_ns(const struct vm *vm);
 uint64_t vm_created_ns(const struct vm *vm);
 /* Per vCPU: CPU time of its thread, ns. */
 size_t vm_cpu_times(const struct vm *vm, uint64_t *ns, size_t max);
+/* How long each vCPU's thread has waited for a CPU, as the guest is told by KVM's steal time; 0 if that is not known. */
+size_t vm_delay_times(const struct vm *vm, uint64_t *ns, size_t max);
 size_t vm_exit_counts(const struct vm *vm, uint64_t *counts, size_t max);
 /* Translations that KVM has made for it, and for guests in it: pages of 4 KiB, 2 MiB, 1 GiB.  Returns VM_PAGE_SIZES;
  * 0 if KVM does not say. */

@@ -1,4 +1,5 @@
-/* cmd_network.c: what goes over the network is done by another program, vmbeam-migrate, beside this one. */
+/* cmd_other.c: what other programs beside this one do: vmbeam-migrate what goes over the network, vmbeam-monitor what needs
+ * SQLite, HTTP or a screen. */
 #include "rejuv/cli.h"
 #include "vmm/base.h"
 
@@ -8,7 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-int network_exec(char *const *argv)
+/* Becomes the program with these arguments; returns only if that fails. */
+static int become(const char *name, char *const *argv)
 {
 	char self[PATH_MAX], *program, **args;
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -19,7 +21,7 @@ int network_exec(char *const *argv)
 		return cli_fail("/proc/self/exe: %s", strerror(errno));
 	self[n] = 0;
 	*strrchr(self, '/') = 0;
-	program = xasprintf("%s/vmbeam-migrate", self);
+	program = xasprintf("%s/%s", self, name);
 	while (argv[argc])
 		argc++;
 	args = xcalloc(argc + 2, sizeof(*args));
@@ -30,6 +32,17 @@ int network_exec(char *const *argv)
 	free(program);
 	free(args);
 	return r;
+}
+
+int network_exec(char *const *argv)
+{
+	return become("vmbeam-migrate", argv);
+}
+
+int watch_main(int argc, char **argv)
+{
+	(void)argc;
+	return become("vmbeam-monitor", argv);
 }
 
 int network_main(int argc, char **argv)

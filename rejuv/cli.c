@@ -1,0 +1,93 @@
+/* cli.c: what the commands share, those of other programs of ours, too: cli.h. */
+#include "rejuv/cli.h"
+
+#include "vmm/client.h"
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+
+enum { ANSWER_MS = 10000 };
+
+int cli_fail(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("vmbeam: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	return EXIT_FAILED;
+}
+
+int cli_usage(const char *fmt, ...)
+{
+	va_list ap;
+
+	fputs("vmbeam: ", stderr);
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputs(" (see 'vmbeam help')\n", stderr);
+	return EXIT_USAGE;
+}
+
+void cli_print_json(json_t *j)
+{
+	json_dumpf(j, stdout, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+	putchar('\n');
+	json_decref(j);
+}
+
+int cli_acted(const char *vm, bool json, const struct error *e)
+{
+	if (json)
+		cli_print_json(json_pack("{s:s, s:s, s:s*}", "vm", vm, "outcome",
+					 e ? "failed" : "completed", "error", e ? e->text : NULL));
+	return e ? cli_fail("%s: %s", vm, e->text) : EXIT_OK;
+}
+
+const char *cli_state_name(Vmb__RunState s)
+{
+	switch (s) {
+	case VMB__RUN_STATE__RUN_STATE_STARTING:
+		return "starting";
+	case VMB__RUN_STATE__RUN_STATE_RUNNING:
+		return "running";
+	case VMB__RUN_STATE__RUN_STATE_PAUSED:
+		return "paused";
+	case VMB__RUN_STATE__RUN_STATE_MOVING:
+		return "moving";
+	case VMB__RUN_STATE__RUN_STATE_CRASHED:
+		return "crashed";
+	default:
+		return "unknown";
+	}
+}
+
+const char *cli_placement(const char *placement)
+{
+	return placement[0] ? placement : "host";
+}
+
+int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e)
+{
+	int fd = vmm_connect(name, e), r;
+
+	if (fd < 0)
+		return -1;
+	r = vmm_simple_request(fd, VMB__REQUEST__KIND_INFO, reply, NULL, ms, e);
+	close(fd);
+	if (!r && ((*reply)->kind_case != VMB__REPLY__KIND_INFO || !(*reply)->info->config)) {
+		vmb__reply__free_unpacked(*reply, NULL);
+		return error_set(e, "its process made no sense");
+	}
+	return r;
+}
+
+int vm_info(const char *name, Vmb__Reply **reply, struct error *e)
+{
+	return vm_info_within(name, ANSWER_MS, reply, e);
+}

@@ -1,0 +1,241 @@
+/* show.c: `vmbeam monitor` and `vmbeam events`: what is thought of this machine, its hypervisors and VMs, and what has happened. */
+#include "rejuv/monitor/monitor.h"
+
+#include "rejuv/cli.h"
+
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RECENT = 3 * AGING_JUDGE_S, LOOK_MS = 1000 };
+
+struct show_args {
+	const char *name, *since, *plot, *indicator;
+	struct record_options record;
+	bool json, follow, records;
+};
+
+struct listing {
+	struct aging_store *store;
+	json_t *array; /* NULL: in words */
+	size_t n;
+	int64_t last; /* number of an event */
+	bool times;
+};
+
+/* A number that JSON has no word for is null. */
+static json_t *number(double x)
+{
+	return isfinite(x) ? json_real(x) : json_null();
+}
+
+static void print_verdict(void *ctx, const struct aging_stored *v)
+{
+	struct listing *l = ctx;
+
+	l->n++;
+	if (!l->array) {
+		if (l->times)
+			printf("%s  ", when(l->store, v->t));
+		printf("%-20s %-10s %s\n", v->name, aging_state_name(v->state), v->evidence);
+		return;
+	}
+	json_array_append_new(
+		l->array,
+		json_pack("{s:s, s:s, s:o, s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:I, s:s}", "name", v->name,
+			  "time", when(l->store, v->t), "clock_s", number(aging_store_clock(l->store, v->t)), "state",
+			  aging_state_name(v->state), "indicator", v->indicator, "left", number(v->left), "slope_per_s", number(v->slope),
+			  "slope_low_per_s", number(v->low), "slope_high_per_s", number(v->high), "exhausted_in_s",
+			  number(v->exhausted_in), "earliest_s", number(v->earliest), "latest_s", number(v->latest), "window_s",
+			  number(v->window), "p", number(v->p), "culprits", v->culprits, "contention", number(v->contention),
+			  "contention_bursts", number(v->bursts), "samples_refused", (json_int_t)v->refused, "evidence", v->evidence));
+}
+
+static void print_event(void *ctx, const struct aging_event *e)
+{
+	struct listing *l = ctx;
+
+	l->n++;
+	l->last = e->id;
+	if (!l->array)
+		printf("%s  %-20s %-10s %s\n", when(l->store, e->t), e->name ? e->name : "monitor", e->kind, e->text);
+	else
+		json_array_append_new(l->array, json_pack("{s:I, s:s, s:o, s:s?, s:s, s:s}", "id", (json_int_t)e->id, "time",
+							  when(l->store, e->t), "clock_s", number(aging_store_clock(l->store, e->t)),
+							  "name", e->name, "kind", e->kind, "text", e->text));
+}
+
+static int parse(struct show_args *a, bool events, int argc, char **argv, struct error *e)
+{
+	static const struct option all[] = {{"json", no_argument, NULL, 'j'},
+					    {"since", required_argument, NULL, 's'},
+					    {"follow", no_argument, NULL, 'F'},
+					    {"plot", required_argument, NULL, 'p'},
+					    {"indicator", required_argument, NULL, 'I'},
+					    {"record", no_argument, NULL, 'r'},
+					    {"interval", required_argument, NULL, 'i'},
+					    {"for", required_argument, NULL, 'f'},
+					    {"max-size", required_argument, NULL, 'm'},
+					    {"listen", required_argument, NULL, 'l'},
+					    {"test-speed", required_argument, NULL, 'S'}, /* tests only: not in the usage */
+					    {"test-interval-ms", required_argument, NULL, 'M'},
+					    {NULL, 0, NULL, 0}};
+	struct record_options *r = &a->record;
+	bool recording = false;
+	uint64_t seconds;
+	int opt;
+
+	*r = (struct record_options){.interval_ms = 5000, .limit = 512 * MIB, .speed = 1};
+	opterr = 0;
+	optind = 1;
+	while ((opt = getopt_long(argc, argv, "", all, NULL)) >= 0) {
+		const char *allowed = events ? "jsF" : "jspIrifmlSM";
+
+		if (!strchr(allowed, opt))
+			return error_set(e, "unknown option or missing value");
+		recording |= strchr("ifmlSM", opt) != NULL;
+		if (opt == 'j')
+			a->json = true;
+		else if (opt == 's')
+			a->since = optarg;
+		else if (opt == 'F')
+			a->follow = true;
+		else if (opt == 'p')
+			a->plot = optarg;
+		else if (opt == 'I')
+			a->indicator = optarg;
+		else if (opt == 'r')
+			a->records = true;
+		else if (opt == 'l')
+			r->listen = optarg;
+		else if (opt == 'i' && !parse_uint(optarg, 1, 60, &seconds, e))
+			r->interval_ms = seconds * 1000;
+		else if ((opt != 'f' || parse_uint(optarg, 1, UINT32_MAX, &r->length, e)) &&
+			 (opt != 'm' || parse_size(optarg, &r->limit, e)) && (opt != 'S' || parse_uint(optarg, 1, 10000, &r->speed, e)) &&
+			 (opt != 'M' || parse_uint(optarg, 10, 60000, &r->interval_ms, e)) && opt != 'i')
+			return -1;
+		else if (opt == 'i')
+			return -1;
+	}
+	if (optind + 1 < argc)
+		return error_set(e, "one name at most is expected");
+	a->name = argv[optind];
+	if (recording && !a->records)
+		return error_set(e, "--interval, --for, --max-size and --listen are those of --record");
+	if (a->records && (a->name || a->json || a->since || a->plot || a->indicator))
+		return error_set(e, "--record: no name and nothing to show is expected");
+	if ((a->plot || a->indicator) && (!a->plot || !a->name))
+		return error_set(e, "--plot: a name is expected");
+	if (r->limit < AGING_STORE_LEAST)
+		return error_set(e, "--max-size: at least %llu MiB", (unsigned long long)(AGING_STORE_LEAST / MIB));
+	return 0;
+}
+
+static bool is_recorded(void)
+{
+	char *path = store_path();
+	bool r = aging_store_is_written(path);
+
+	free(path);
+	return r;
+}
+
+static int print_verdicts(struct aging_store *s, const struct show_args *a, double since)
+{
+	struct listing l = {.store = s, .array = a->json ? json_array() : NULL, .times = a->since};
+	const char *error;
+
+	if (aging_store_each_verdict(s, a->name, since, !a->since, print_verdict, &l, &error)) {
+		json_decref(l.array);
+		return cli_fail("%s", error);
+	}
+	if (l.array)
+		cli_print_json(l.array);
+	if (!is_recorded())
+		log_line("warning: nobody records just now: 'vmbeam monitor --record'");
+	if (l.n)
+		return EXIT_OK;
+	if (a->name)
+		return cli_fail("%s: nothing is known of it%s", a->name, a->since ? " since then" : " as of now; --since shows what was");
+	return a->json ? EXIT_OK : cli_fail("nothing is known%s", a->since ? " since then" : " as of now; --since shows what was");
+}
+
+int monitor_main(int argc, char **argv)
+{
+	struct show_args a = {0};
+	struct aging_store *s;
+	struct error e;
+	double since;
+	int r;
+
+	if (parse(&a, false, argc, argv, &e))
+		return cli_usage("monitor: %s", e.text);
+	if (a.records)
+		return record(&a.record);
+	s = store_open(&e);
+	if (!s)
+		return cli_fail("%s", e.text);
+	since = aging_store_now(s) - (a.plot ? 2 * 86400 : RECENT);
+	if (a.since && parse_since(a.since, s, &since, &e))
+		r = cli_usage("monitor: %s", e.text);
+	else if (!a.plot)
+		r = print_verdicts(s, &a, since);
+	else
+		r = plot(s, a.name, a.indicator, since, a.plot, &e) ? cli_fail("%s", e.text) : EXIT_OK;
+	aging_store_close(s);
+	return r;
+}
+
+/* An object a line, so that each is there at once. */
+static int follow(struct listing *l, const struct show_args *a)
+{
+	const char *error;
+
+	for (;;) {
+		size_t i;
+		json_t *j;
+
+		if (aging_store_each_event(l->store, a->name, l->last, -INFINITY, print_event, l, &error))
+			return cli_fail("%s", error);
+		json_array_foreach(l->array, i, j) {
+			json_dumpf(j, stdout, JSON_COMPACT);
+			putchar('\n');
+		}
+		json_array_clear(l->array);
+		if (fflush(stdout))
+			return EXIT_OK; /* nobody reads any more */
+		poll(NULL, 0, LOOK_MS);
+	}
+}
+
+int events_main(int argc, char **argv)
+{
+	struct show_args a = {0};
+	struct listing l = {.last = 0};
+	const char *error;
+	struct error e;
+	double since;
+	int r = EXIT_OK;
+
+	if (parse(&a, true, argc, argv, &e))
+		return cli_usage("events: %s", e.text);
+	l.store = store_open(&e);
+	if (!l.store)
+		return cli_fail("%s", e.text);
+	l.array = a.json ? json_array() : NULL;
+	since = -INFINITY;
+	if (a.since && parse_since(a.since, l.store, &since, &e))
+		r = cli_usage("events: %s", e.text);
+	else if (aging_store_each_event(l.store, a.name, 0, since, print_event, &l, &error))
+		r = cli_fail("%s", error);
+	else if (a.follow)
+		r = follow(&l, &a);
+	else if (l.array)
+		cli_print_json(json_incref(l.array));
+	json_decref(l.array);
+	aging_store_close(l.store);
+	return r;
+}

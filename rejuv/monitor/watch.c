@@ -1,0 +1,447 @@
+/* watch.c: the ageing monitor at work: watch.h. */
+#include "rejuv/monitor/watch.h"
+
+#include "aging-monitor/collect.h"
+#include "nested/hypervisor.h"
+#include "rejuv/cli.h"
+#include "rejuv/operations.h"
+#include "vmm/client.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { SOON_S = 90, ANSWER_MS = 2000, AGAIN_S = 30, GONE_S = 30, FORGOTTEN_S = 3600, SILENT_S = 30, MINUTE = 60, HOUR = 3600, OPERATIONS = 5 };
+#define SLOWER 4 /* times: so much slower an agent's answers, and what is done with VMs, are those of an old hypervisor */
+
+/* How long the last operations of a kind took. */
+struct durations {
+	double s[OPERATIONS];
+	size_t n;
+};
+
+struct subject {
+	struct subject *next;
+	char *name;
+	int64_t id;		       /* in the store; 0: not known yet */
+	char identity[64];	       /* who it is as long as it lives */
+	struct aging_subject *inside;  /* by what it says of itself; of a VM that is no hypervisor always empty */
+	struct aging_subject *outside; /* by what is seen of it from here */
+	bool judges_inside, judges_outside;
+	struct aging_process process; /* of its vmm process */
+	struct aging_health health[2];
+	const struct aging_health *verdict; /* one of them; NULL: not judged yet */
+	enum aging_state said;
+	double seen, asked, answered; /* times (now_s()); of its agent, 0: it has none */
+	double ask_again;	      /* who does not answer is not asked before */
+	bool silent, gone;
+	uint64_t uptime_ns;
+	unsigned long refused;
+	struct durations took[OPERATION_KINDS];
+};
+
+struct watch {
+	struct aging_store *store;
+	struct aging_collector *host;
+	struct subject *first;
+	double stored, judge, tidied; /* on the timeline: minutes before; when next, when last */
+	unsigned long failures;
+	bool failing;
+};
+
+/* Of what is not stored; what is has its time on the store's timeline. */
+static double now_s(void)
+{
+	return (double)clock_ns() / 1e9;
+}
+
+/* ---- the store: what it does not take is lost, and everything goes on */
+
+static bool stored(struct watch *w, int r, const char *error)
+{
+	if (r) {
+		w->failures++;
+		if (!w->failing)
+			log_line("%s; what is seen meanwhile is not stored", error);
+	} else if (w->failing) {
+		log_line("it is stored again");
+	}
+	w->failing = r;
+	return !r;
+}
+
+static void __attribute__((format(printf, 4, 5)))
+report(struct watch *w, const char *name, const char *kind, const char *fmt, ...)
+{
+	char text[400];
+	const char *error;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	printf("%-20s %-10s %s\n", name ? name : "monitor", kind, text);
+	stored(w, aging_store_event(w->store, aging_store_now(w->store), name, kind, text, &error), error);
+}
+
+static void store_minutes(struct watch *w, double t)
+{
+	double from = w->stored, to = floor(t / MINUTE) * MINUTE;
+	const char *error = "";
+	int r = 0;
+
+	if (from >= to)
+		return;
+	w->stored = to;
+	if (from > 0)
+		for (struct subject *s = w->first; s && !r; s = s->next)
+			for (double m = fmax(from, to - HOUR); m < to && !r; m += MINUTE)
+				r = !s->id && aging_store_subject(w->store, s->name, s->identity, &s->id, &error) ? -1
+				    : aging_store_minute(w->store, s->id, false, s->inside, m, &error) ||
+					      aging_store_minute(w->store, s->id, true, s->outside, m, &error)
+					    ? -1
+					    : 0;
+	if (!r)
+		r = aging_store_commit(w->store, &error);
+	if (stored(w, r, error) && t - w->tidied < HOUR)
+		return;
+	w->tidied = t;
+	stored(w, aging_store_tidy(w->store, t, &error), error);
+}
+
+/* ---- subjects */
+
+static void destroy(struct subject *s)
+{
+	aging_subject_destroy(s->inside);
+	aging_subject_destroy(s->outside);
+	free(s->name);
+	free(s);
+}
+
+struct watch *watch_create(struct aging_store *store)
+{
+	struct watch *w = xcalloc(1, sizeof(*w));
+
+	w->store = store;
+	w->host = aging_collector_create("/proc", runtime_dir());
+	w->judge = INFINITY;
+	w->tidied = aging_store_now(store);
+	return w;
+}
+
+void watch_destroy(struct watch *w)
+{
+	while (w && w->first) {
+		struct subject *s = w->first;
+
+		w->first = s->next;
+		destroy(s);
+	}
+	if (w)
+		aging_collector_destroy(w->host);
+	free(w);
+}
+
+/* Who it is: a VM's lock is made with it, and stays when its process or its name is replaced by another. */
+static void identify(const char *name, bool host, char *text, size_t size)
+{
+	char *path = runtime_path(name, "lock");
+	struct stat st = {.st_ino = 0};
+
+	if (host)
+		read_text("/proc/sys/kernel/random/boot_id", text, size);
+	else if (!stat(path, &st))
+		snprintf(text, size, "%ld.%09ld.%lu", (long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, (unsigned long)st.st_ino);
+	else
+		snprintf(text, size, "?");
+	text[strcspn(text, "\n")] = 0;
+	free(path);
+}
+
+/* With its history, if it is known. */
+static struct subject *new_subject(struct watch *w, const char *name, const char *identity)
+{
+	struct subject *s = xcalloc(1, sizeof(*s));
+	const char *error = "";
+
+	s->name = xstrdup(name);
+	snprintf(s->identity, sizeof(s->identity), "%s", identity);
+	s->inside = aging_subject_create();
+	s->outside = aging_subject_create();
+	if (!s->inside || !s->outside) {
+		destroy(s);
+		return NULL;
+	}
+	stored(w,
+	       aging_store_subject(w->store, name, identity, &s->id, &error) ||
+			       aging_store_restore(w->store, s->id, false, s->inside, &error) ||
+			       aging_store_restore(w->store, s->id, true, s->outside, &error)
+		       ? -1
+		       : 0,
+	       error);
+	s->next = w->first;
+	w->first = s;
+	return s;
+}
+
+/* NULL: there is no memory for it. */
+static struct subject *subject_of(struct watch *w, const char *name, bool host)
+{
+	struct subject **p = &w->first, *s;
+	char identity[64];
+
+	identify(name, host, identity, sizeof(identity));
+	while (*p && strcmp((*p)->name, name))
+		p = &(*p)->next;
+	s = *p;
+	if (s && strcmp(s->identity, identity)) { /* another of that name */
+		*p = s->next;
+		destroy(s);
+		s = NULL;
+	}
+	if (!s) {
+		s = new_subject(w, name, identity);
+		if (s) {
+			report(w, name, "appeared", "it is watched from now on");
+			w->judge = fmin(w->judge, aging_store_now(w->store) + SOON_S);
+		}
+	}
+	if (s && s->gone)
+		report(w, name, "appeared", "it is there again");
+	if (s) {
+		s->seen = now_s();
+		s->gone = false;
+	}
+	return s;
+}
+
+static void forget(struct watch *w)
+{
+	for (struct subject **p = &w->first; *p;) {
+		struct subject *s = *p;
+		double for_s = now_s() - s->seen;
+
+		if (for_s > GONE_S && !s->gone) {
+			s->gone = true;
+			report(w, s->name, "gone", "it is not there any more");
+		}
+		if (for_s < FORGOTTEN_S) {
+			p = &s->next;
+			continue;
+		}
+		*p = s->next;
+		destroy(s);
+	}
+}
+
+/* ---- sampling */
+
+static void add_all(struct watch *w, struct aging_subject *s, const struct aging_samples *samples)
+{
+	double t = aging_store_now(w->store);
+
+	for (size_t i = 0; i < samples->n; i++)
+		aging_subject_add(s, samples->sample[i].name, samples->sample[i].kind, samples->sample[i].limit, t,
+				  samples->sample[i].value);
+}
+
+static void add_durations(struct subject *s, struct aging_samples *samples)
+{
+	for (int k = 0; k < OPERATION_KINDS; k++) {
+		const struct durations *d = &s->took[k];
+
+		if (d->n)
+			aging_sample_add(samples, AGING_LATENCY, SLOWER, aging_median(d->s, MIN(d->n, OPERATIONS)), "%s_time",
+					 operation_names[k]);
+	}
+}
+
+static void operation_done(void *ctx, const char *where, enum operation what, double took)
+{
+	struct watch *w = ctx;
+
+	for (struct subject *s = w->first; s; s = s->next)
+		if (!strcmp(s->name, where))
+			s->took[what].s[s->took[what].n++ % OPERATIONS] = took;
+}
+
+/* Whatever the agent says: aging_subject_add() looks at each. */
+static void add_answer(struct watch *w, struct subject *s, const Vmb__AgentSamples *a)
+{
+	double t = aging_store_now(w->store);
+
+	/* (Its history stays: what it says does not rid it of that.) */
+	if (a->uptime_ns < s->uptime_ns)
+		report(w, s->name, "rebooted", "it says that it has booted anew");
+	s->uptime_ns = a->uptime_ns;
+	for (size_t i = 0; i < a->n_sample && i < AGING_INDICATORS; i++)
+		if (a->sample[i]->kind <= AGING_PLAIN)
+			aging_subject_add(s->inside, a->sample[i]->name, (enum aging_kind)a->sample[i]->kind, a->sample[i]->limit, t,
+					  a->sample[i]->value);
+}
+
+static void ask_agent(struct watch *w, struct subject *s, struct aging_samples *samples)
+{
+	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+	double begin = now_s(), t;
+	struct error e;
+
+	if (begin < s->ask_again) {
+		s->asked = begin;
+		return;
+	}
+	question.kind_case = VMB__AGENT_MESSAGE__KIND_SAMPLES_REQUEST;
+	question.samples_request = &empty;
+	m = agent_ask(s->name, &question, ANSWER_MS, &e);
+	s->asked = t = now_s();
+	if (m || s->answered == 0)
+		s->answered = t;
+	if (!m)
+		s->ask_again = t + AGAIN_S;
+	if (m && m->kind_case == VMB__AGENT_MESSAGE__KIND_SAMPLES) {
+		add_answer(w, s, m->samples);
+		aging_sample_add(samples, AGING_LATENCY, SLOWER, t - begin, "answer_time");
+	}
+	if (m)
+		vmb__agent_message__free_unpacked(m, NULL);
+	if (s->silent != (s->asked - s->answered >= SILENT_S)) {
+		s->silent = !s->silent;
+		report(w, s->name, s->silent ? "silent" : "answers", "its agent %s", s->silent ? "does not answer" : "answers again");
+	}
+}
+
+/* A guest of a hypervisor runs there: how long its vCPUs waited for a CPU its process here is told. */
+static void sample_vm(struct watch *w, struct subject *s, const Vmb__InfoReply *info)
+{
+	struct aging_samples samples = {.n = 0};
+
+	s->judges_outside = true;
+	s->judges_inside = info->config->window;
+	if (info->config->window)
+		ask_agent(w, s, &samples);
+	aging_collect_process("/proc", (int)info->pid, &s->process, now_s(), &samples);
+	add_durations(s, &samples);
+	add_all(w, s->outside, &samples);
+}
+
+static void sample_host(struct watch *w)
+{
+	struct subject *s = w->host ? subject_of(w, "host", true) : NULL;
+	struct aging_samples samples = {.n = 0};
+
+	if (!s)
+		return;
+	s->judges_inside = true;
+	aging_collect(w->host, now_s(), &samples);
+	add_durations(s, &samples);
+	add_all(w, s->inside, &samples);
+}
+
+void watch_tick(struct watch *w)
+{
+	struct dirent **names;
+	double t;
+	int n;
+
+	operations_read(operation_done, w);
+	sample_host(w);
+	n = scandir(runtime_dir(), &names, NULL, alphasort);
+	for (int i = 0; i < n; i++) {
+		Vmb__Reply *reply;
+		struct subject *s;
+		struct error e;
+
+		if (names[i]->d_name[0] != '.' && !vm_info_within(names[i]->d_name, ANSWER_MS, &reply, &e)) {
+			s = subject_of(w, names[i]->d_name, false);
+			if (s)
+				sample_vm(w, s, reply->info);
+			vmb__reply__free_unpacked(reply, NULL);
+		}
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+	forget(w);
+	t = aging_store_now(w->store);
+	if (t >= w->judge)
+		watch_judge(w);
+	store_minutes(w, t);
+}
+
+/* ---- judging */
+
+/* What it says of itself, unless what is seen of it from here is worse; of one whose agent is silent nobody knows how it is,
+ * unless that was known before. */
+static struct aging_health *judge(struct subject *s, double t)
+{
+	struct aging_health *h = &s->health[0];
+	size_t n;
+
+	if (s->judges_inside)
+		aging_subject_judge(s->inside, t, h);
+	if (!s->judges_outside)
+		return h;
+	aging_subject_judge(s->outside, t, &s->health[1]);
+	if (!s->judges_inside)
+		return &s->health[1];
+	if (s->health[1].state > h->state && (h->state != AGING_STATE_UNKNOWN || s->health[1].state >= AGING_STATE_AGEING))
+		h = &s->health[1];
+	if (!s->silent)
+		return h;
+	n = strlen(h->evidence);
+	if (h->state < AGING_STATE_AGEING) {
+		h->state = AGING_STATE_UNKNOWN;
+		n = 0;
+	}
+	snprintf(h->evidence + n, sizeof(h->evidence) - n, "%sits agent has not answered for %.0f s", n ? "; " : "",
+		 s->asked - s->answered);
+	return h;
+}
+
+void watch_judge(struct watch *w)
+{
+	double t = aging_store_now(w->store);
+	const char *error;
+
+	w->judge = t + AGING_JUDGE_S;
+	for (struct subject *s = w->first; s; s = s->next) {
+		const struct aging_health *h;
+		bool changed;
+
+		if (s->gone)
+			continue;
+		h = judge(s, t);
+		changed = !s->verdict || h->state != s->said;
+		s->verdict = h;
+		if (changed)
+			report(w, s->name, aging_state_name(h->state), "%s", h->evidence);
+		s->said = h->state;
+		if (h->refused > 2 * s->refused) {
+			report(w, s->name, "nonsense", "%lu samples of its agent made no sense", h->refused);
+			s->refused = h->refused;
+		}
+		if (s->id)
+			stored(w, aging_store_verdict(w->store, s->id, t, h, changed, &error), error);
+	}
+}
+
+void watch_each(const struct watch *w, void (*each)(void *ctx, const struct watched *s), void *ctx)
+{
+	for (const struct subject *s = w->first; s; s = s->next) {
+		struct watched one = {.name = s->name, .inside = s->judges_inside ? s->inside : NULL,
+				      .outside = s->judges_outside ? s->outside : NULL, .health = s->verdict,
+				      .silent = s->asked - s->answered};
+
+		if (!s->gone)
+			each(ctx, &one);
+	}
+}
+
+unsigned long watch_store_failures(const struct watch *w)
+{
+	return w->failures;
+}
