@@ -401,6 +401,31 @@ void aging_collect(struct aging_collector *c, double t, struct aging_samples *ou
 	c->t = t;
 }
 
+bool aging_collects(const char *name)
+{
+	static const char *const others[] = {"steal",	"disk_available", "inodes_available", "processes", "threads", "sockets",
+					     "process_memory", "process_threads", "process_files", "run_delay"};
+
+	if (!strncmp(name, "memory:", strlen("memory:")))
+		return true;
+	for (size_t i = 0; i < sizeof(meminfo) / sizeof(meminfo[0]); i++)
+		if (!strcmp(name, meminfo[i].name))
+			return true;
+	for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+		if (!strcmp(name, numbers[i].name))
+			return true;
+	for (int i = 0; i < PRESSURES; i++)
+		if (!strcmp(name, pressures[i].name))
+			return true;
+	for (int i = 0; i < RATES; i++)
+		if (!strcmp(name, rates[i].name))
+			return true;
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (!strcmp(name, others[i]))
+			return true;
+	return false;
+}
+
 /* ---- one process */
 
 static double count_entries(const char *proc, int pid, const char *folder)

@@ -29,6 +29,9 @@ void aging_collector_destroy(struct aging_collector *c);
 /* All there is of the machine.  Shares and rates are those since the time before; t: seconds of CLOCK_MONOTONIC. */
 void aging_collect(struct aging_collector *c, double t, struct aging_samples *out);
 
+/* Is it a name that these collectors give, and no other's invention? */
+bool aging_collects(const char *name);
+
 /* What one process has: anonymous memory, descriptors, threads, and the share of time its threads waited for a CPU. */
 struct aging_process {
 	double delay, ran, t; /* of the time before; begin with all zero */

@@ -9,7 +9,8 @@
 
 enum { MINUTE = 60, HOUR = 3600, DAY = 24 * HOUR, RECENT = 10 * MINUTE, BASELINE = 2 * DAY, SHARES = 128 };
 #define CULPRIT_SHARE 0.2
-#define BURSTS	      0.1 /* of the samples: fewer are chance */
+#define BURSTS	      0.1 /* of the samples: fewer are chance; */
+#define BURSTS_OF     12  /* samples at least */
 
 /* The last samples of a contention: medians of minutes would hide bursts. */
 struct shares {
@@ -242,7 +243,7 @@ static void recent_shares(const struct shares *shares, double now, double *mean,
 	if (!n)
 		return;
 	*mean /= (double)n;
-	*bursts = aging_quantile(v, n, 1 - BURSTS);
+	*bursts = n < BURSTS_OF ? *mean : aging_quantile(v, n, 1 - BURSTS);
 }
 
 /* Who waits most beyond what is normal; NULL if nobody does. */

@@ -7,6 +7,7 @@
 #include "nested/hypervisor.h"
 
 #include "aging-monitor/collect.h"
+#include "nested/ageing.h"
 #include "nested/channel.h"
 #include "vmm/vmm.h"
 #include "vmm/wire.h"
@@ -15,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -47,7 +49,8 @@ struct agent {
 	struct guest_port port[VM_HOST_PORTS];
 	size_t nports;
 	int epoll, deaths; /* signalfd */
-	bool hostile, noisy; /* as tests want it */
+	bool for_tests; /* started so: only then it does harm */
+	bool hostile, noisy;
 	struct channel channel;
 	struct phases boot;
 	struct error failed;
@@ -55,8 +58,8 @@ struct agent {
 	struct aging_collector *collector;
 	struct aging_samples samples; /* of the last question of that kind */
 	uint64_t samples_id;
-	uint64_t leak_id; /* the last question of that kind, and how it went */
-	bool leak_failed;
+	uint64_t harm_id; /* the last question of that kind, and how it went */
+	const char *harm_failed; /* NULL: well */
 };
 
 void hold_a_vm(void)
@@ -340,12 +343,27 @@ static int leak(uint64_t bytes)
 	return p == MAP_FAILED ? -1 : 0;
 }
 
+/* What makes no sense, among what does. */
+static void tell_lies(Vmb__Sample *sample, size_t n)
+{
+	static const double values[] = {NAN, -1, 1e300, -INFINITY};
+
+	for (size_t i = 0; i < n; i++) {
+		if (i % 4 == 0)
+			sample[i].value = values[i / 4 % ARRAY_LEN(values)];
+		if (i % 16 == 1)
+			sample[i].kind = 99;
+		if (i % 16 == 2)
+			sample[i].name = (char *)(uintptr_t) "\"} 1\nvmbeam_health 1";
+	}
+}
+
 static void fill_samples(struct agent *a, uint64_t id, Vmb__AgentSamples *out)
 {
 	static Vmb__Sample sample[AGING_INDICATORS], *list[AGING_INDICATORS];
 
 	if (!a->collector)
-		a->collector = aging_collector_create("/proc", NULL);
+		a->collector = aging_collector_create("/proc", "/tmp");
 	/* Asked again before it was answered: once is meant. */
 	if (id != a->samples_id)
 		a->samples.n = 0;
@@ -360,6 +378,8 @@ static void fill_samples(struct agent *a, uint64_t id, Vmb__AgentSamples *out)
 		sample[i].value = a->samples.sample[i].value;
 		list[i] = &sample[i];
 	}
+	if (a->hostile)
+		tell_lies(sample, a->samples.n);
 	out->sample = list;
 	out->n_sample = a->samples.n;
 	out->uptime_ns = clock_ns();
@@ -378,6 +398,26 @@ static void start_more(void)
 	_exit(127);
 }
 
+/* Tests want it to.  Asked again before it was answered: once is meant.  NULL, or why not. */
+static const char *do_harm(struct agent *a, const Vmb__AgentMessage *question)
+{
+	static struct error e;
+
+	if (!a->for_tests)
+		return "only a hypervisor for tests does that ($VMBEAM_TEST=1 when it is started)";
+	if (question->id == a->harm_id)
+		return a->harm_failed;
+	a->harm_id = question->id;
+	a->harm_failed = NULL;
+	if (question->kind_case == VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST)
+		a->hostile = true;
+	else if (question->kind_case == VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST && leak(question->leak_request))
+		a->harm_failed = "so much memory is not there";
+	else if (question->kind_case == VMB__AGENT_MESSAGE__KIND_AGEING_REQUEST && ageing_set(question->ageing_request, &e))
+		a->harm_failed = e.text;
+	return a->harm_failed;
+}
+
 static void answer(struct agent *a, const Vmb__AgentMessage *question)
 {
 	Vmb__AgentMessage m = VMB__AGENT_MESSAGE__INIT;
@@ -385,9 +425,11 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 	Vmb__AgentHealth health = VMB__AGENT_HEALTH__INIT;
 	Vmb__AgentSamples samples = VMB__AGENT_SAMPLES__INIT;
 	Vmb__Empty done = VMB__EMPTY__INIT;
+	const char *wrong;
 	struct utsname u;
 	struct error e;
 
+	usleep((useconds_t)ageing_delay_ms() * 1000);
 	m.version = AGENT_VERSION;
 	m.id = question->id;
 	switch (question->kind_case) {
@@ -406,31 +448,36 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_SAMPLES;
 		m.samples = &samples;
 		break;
-	case VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST:
-		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;
-		m.done = &done;
-		a->hostile = true;
-		break;
 	case VMB__AGENT_MESSAGE__KIND_NOISE_REQUEST:
-		a->noisy = true;
-		if (!fork())
-			make_noise(a->channel.fd);
-		return;
+		if (a->for_tests) {
+			a->noisy = true;
+			if (!fork())
+				make_noise(a->channel.fd);
+			return;
+		}
+		/* fall through */
+	case VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST:
 	case VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST:
+	case VMB__AGENT_MESSAGE__KIND_AGEING_REQUEST:
 		m.kind_case = VMB__AGENT_MESSAGE__KIND_DONE;
 		m.done = &done;
-		/* Asked again before it was answered: once is meant. */
-		if (question->id != a->leak_id)
-			a->leak_failed = leak(question->leak_request);
-		a->leak_id = question->id;
-		if (a->leak_failed)
-			m.error = (char *)(uintptr_t) "so much memory is not there";
+		wrong = do_harm(a, question);
+		if (wrong)
+			m.error = (char *)(uintptr_t)wrong;
 		break;
 	default:
 		m.error = (char *)(uintptr_t) "the agent does not know this question";
 	}
 	if (channel_send(&a->channel, &m, SEND_MS, &e))
 		log_line("agent: %s", e.text);
+}
+
+static bool is_for_tests(void)
+{
+	char line[4096];
+
+	read_text("/proc/cmdline", line, sizeof(line));
+	return strstr(line, " vmbeam.test");
 }
 
 void agent_main(void)
@@ -442,6 +489,7 @@ void agent_main(void)
 	phases_end(&a.boot, "kernel"); /* CLOCK_MONOTONIC begins with it */
 	mount_all(&a);
 	open_standard_files();
+	a.for_tests = is_for_tests();
 	phases_end(&a.boot, "mounts");
 	load_modules(&a);
 	hold_a_vm();

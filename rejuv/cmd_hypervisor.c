@@ -214,8 +214,8 @@ Vmb__AgentMessage *hypervisor_launch(const char *name, const Vmb__VmConfig *like
 	c.initrd = c.kernel ? image("initramfs", e) : NULL;
 	/* Where this kernel trusts the time stamp counter, the host VM's is the same, on all its CPUs: otherwise its
 	 * KVM would give the vCPUs of one guest counters that differ. */
-	c.append = (char *)(uintptr_t)(tsc_is_trusted() ? "console=ttyS0 quiet panic=-1 tsc=reliable"
-							: "console=ttyS0 quiet panic=-1");
+	c.append = xasprintf("console=ttyS0 quiet panic=-1%s%s", tsc_is_trusted() ? " tsc=reliable" : "",
+			     getenv("VMBEAM_TEST") ? " vmbeam.test" : "");
 	c.rng = c.virtio_console = true;
 	if (!strcmp(name, "host") || !strcmp(name, "fresh"))
 		error_set(e, "'%s' means another place", name);
@@ -227,6 +227,7 @@ Vmb__AgentMessage *hypervisor_launch(const char *name, const Vmb__VmConfig *like
 			runtime_clear(name, CLEAR_MS);
 		}
 	}
+	free(c.append);
 	free(c.initrd);
 	free(c.kernel);
 	return m;
@@ -330,18 +331,30 @@ static int hypervisor_test(int argc, char **argv)
 {
 	Vmb__Empty empty = VMB__EMPTY__INIT;
 	Vmb__AgentMessage question = VMB__AGENT_MESSAGE__INIT, *m;
+	Vmb__AgeingRequest ageing = VMB__AGEING_REQUEST__INIT;
+	uint64_t amount = 0, period = 1;
 	struct error e;
 
-	if (argc == 2 && !strcmp(argv[0], "hostile")) {
+	if (!strcmp(argv[0], "age") && (argc == 6 || (argc == 4 && !strcmp(argv[3], "none"))) &&
+	    (argc == 4 || (!parse_size(argv[4], &amount, &e) && !parse_uint(argv[5], 1, 1000000000, &period, &e)))) {
+		ageing.resource = argv[2];
+		ageing.shape = argv[3];
+		ageing.amount = (double)amount;
+		ageing.period = (double)period;
+		question.kind_case = VMB__AGENT_MESSAGE__KIND_AGEING_REQUEST;
+		question.ageing_request = &ageing;
+	} else if (argc == 2 && !strcmp(argv[0], "hostile")) {
 		question.kind_case = VMB__AGENT_MESSAGE__KIND_HOSTILE_REQUEST;
 		question.hostile_request = &empty;
 	} else if (argc == 2 && !strcmp(argv[0], "noise")) {
 		question.kind_case = VMB__AGENT_MESSAGE__KIND_NOISE_REQUEST;
 		question.noise_request = &empty;
-	} else if (argc == 3 && !parse_size(argv[2], &question.leak_request, &e)) {
+	} else if (argc == 3 && !strcmp(argv[0], "leak") && !parse_size(argv[2], &question.leak_request, &e)) {
 		question.kind_case = VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST;
 	} else {
-		return cli_usage("hypervisor %s: a name, and a size of what leaks, are expected", argv[0]);
+		return cli_usage("hypervisor %s: %s", argv[0],
+				 strcmp(argv[0], "age") ? "a name, and a size of what leaks, are expected"
+							: "NAME RESOURCE none|SHAPE AMOUNT SECONDS is expected");
 	}
 	/* Its memory comes page by page, while its guests run. */
 	m = agent_ask(argv[1], &question, question.kind_case == VMB__AGENT_MESSAGE__KIND_LEAK_REQUEST ? LEAK_MS : HEALTH_MS, &e);
@@ -353,7 +366,8 @@ static int hypervisor_test(int argc, char **argv)
 
 int hypervisor_main(int argc, char **argv)
 {
-	if (argc >= 2 && (!strcmp(argv[1], "leak") || !strcmp(argv[1], "hostile") || !strcmp(argv[1], "noise")))
+	if (argc >= 2 && (!strcmp(argv[1], "leak") || !strcmp(argv[1], "hostile") || !strcmp(argv[1], "noise") ||
+			  !strcmp(argv[1], "age")))
 		return hypervisor_test(argc - 1, argv + 1);
 	if (argc >= 2 && !strcmp(argv[1], "list"))
 		return hypervisor_list(argc - 1, argv + 1);

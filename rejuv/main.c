@@ -35,7 +35,10 @@ static const struct command {
 	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure [--allow DIR]..."},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--net tap=T]... [--json] | stop NAME [--force]\n"
-	 "             | list [--json] | leak NAME SIZE | hostile NAME | noise NAME (for tests)"},
+	 "             | list [--json]\n"
+	 "             | leak NAME SIZE | age NAME heap|slab|descriptors|threads|processes|disk|delay none|SHAPE AMOUNT SECONDS\n"
+	 "               | hostile NAME | noise NAME: of hypervisors for tests ($VMBEAM_TEST=1 when they are started)\n"
+	 "               SHAPE: leak (AMOUNT in each SECONDS), cache, cycle, step, burst"},
 	{"rejuvenate", rejuvenate_main,
 	 "rejuvenate HYPERVISOR [--method auto|beam|warm] [--parallel N] [--dry-run] [--no-warm] [--json]"},
 	{"monitor", watch_main,

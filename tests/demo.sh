@@ -9,7 +9,7 @@ if [ "${1:-}" != inside ]; then
 	[ -c /dev/kvm ] || echo "no /dev/kvm here: all of it runs in an emulated machine, so times are emulated"
 	exec build/vmbeam lab --memory 6G -- sh tests/demo.sh inside
 fi
-export PATH=$TOP/build:$TOP/build/guests:$PATH
+export PATH=$TOP/build:$TOP/build/guests:$PATH VMBEAM_TEST=1
 T=$(mktemp -d)
 . tests/lab/lib.sh
 GUESTS="redis nginx"

@@ -2,13 +2,13 @@
  *
  * An indicator "memory_available" of bytes is vmbeam_memory_available_bytes{subject,side}, its limit
  * vmbeam_memory_available_limit_bytes; the part "memory:slab/dentry" is vmbeam_memory_part_bytes{...,part="slab/dentry"}, the fault
- * "kernel_oom" vmbeam_faults_total{...,fault="kernel_oom"}.  Names that agents invent become names of metrics, too: they are cut
- * to what may stand there.
+ * "kernel_oom" vmbeam_faults_total{...,fault="kernel_oom"}.  What an agent has invented is vmbeam_indicator{...,name="its name"}.
  */
 #include "rejuv/monitor/monitor.h"
 #include "rejuv/monitor/watch.h"
 
-#include <ctype.h>
+#include "aging-monitor/collect.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +22,12 @@ struct line {
 	double value;
 };
 
-struct lines {
+struct metrics {
 	struct line *line;
 	size_t n, room;
 };
 
-static void add(struct lines *l, bool counter, const char *family, const char *unit, const char *help, double value,
+static void add(struct metrics *l, bool counter, const char *family, const char *unit, const char *help, double value,
 		const char *labels)
 {
 	struct line *line;
@@ -61,64 +61,49 @@ static const char *escape(const char *text, char *out, size_t size)
 	return out;
 }
 
-/* As a metric's name, without what means something at its end. */
-static void family_of(const char *name, const char *unit, char *out, size_t size)
+static void add_indicator(struct metrics *l, const char *labels, const struct aging_indicator *i, bool ours)
 {
-	static const char *const ends[] = {"_total", "_sum", "_count", "_bucket", "_info", "_created", "_bytes", "_seconds", "_ratio"};
-	size_t n = 0;
-
-	for (; *name && n + 1 < size; name++)
-		out[n++] = isalnum((unsigned char)*name) ? (char)tolower((unsigned char)*name) : '_';
-	out[n] = 0;
-	if (!strcmp(unit, "seconds") && n > 5 && !strcmp(out + n - 5, "_time"))
-		out[n - 5] = 0;
-	for (size_t i = 0; i < sizeof(ends) / sizeof(ends[0]); i++) {
-		size_t end = strlen(ends[i]);
-
-		n = strlen(out);
-		if (n >= end && !strcmp(out + n - end, ends[i]))
-			snprintf(out + n - end, size - n + end, "_x");
-	}
-}
-
-static void add_indicator(struct lines *l, const char *labels, const struct aging_indicator *i)
-{
-	char family[AGING_NAME + 16], limit[AGING_NAME + 32], text[sizeof(l->line->labels)], escaped[2 * AGING_NAME];
+	char family[AGING_NAME + 32], text[sizeof(l->line->labels)], escaped[2 * AGING_NAME];
 	const char *unit = aging_unit(i->name), *colon = strchr(i->name, ':');
+	size_t n = strlen(i->name);
 
 	if (i->kind == AGING_FAULTS) {
 		snprintf(text, sizeof(text), "%s,fault=\"%s\"", labels, escape(i->name, escaped, sizeof(escaped)));
 		add(l, true, "faults", "", "What the kernel has said that it must never say.", i->value, text);
 		return;
 	}
-	if (i->kind == AGING_PART && colon) {
-		char whole[AGING_NAME];
-
-		snprintf(whole, sizeof(whole), "%.*s_part", (int)(colon - i->name), i->name);
-		family_of(whole, "", family, sizeof(family));
+	if (!ours) {
+		snprintf(text, sizeof(text), "%s,name=\"%s\"", labels, escape(i->name, escaped, sizeof(escaped)));
+		add(l, false, "indicator", "", "What only its agent knows.", i->value, text);
+		return;
+	}
+	if (colon) {
+		snprintf(family, sizeof(family), "%.*s_part", (int)(colon - i->name), i->name);
 		snprintf(text, sizeof(text), "%s,part=\"%s\"", labels, escape(colon + 1, escaped, sizeof(escaped)));
 		add(l, false, family, unit, "What one of its users has of a resource.", i->value, text);
 		return;
 	}
-	family_of(i->name, unit, family, sizeof(family));
+	if (n > 5 && !strcmp(i->name + n - 5, "_time"))
+		n -= 5; /* the unit says it */
+	snprintf(family, sizeof(family), "%.*s", (int)n, i->name);
 	add(l, false, family, unit, "An indicator of the ageing monitor.", i->value, labels);
 	if (i->kind == AGING_LEFT || i->kind == AGING_USED) {
-		snprintf(limit, sizeof(limit), "%s_limit", family);
-		add(l, false, limit, unit, "All there is of that resource.", i->limit, labels);
+		snprintf(family, sizeof(family), "%.*s_limit", (int)n, i->name);
+		add(l, false, family, unit, "All there is of that resource.", i->limit, labels);
 	}
 }
 
-static void add_side(struct lines *l, const struct aging_subject *s, const char *side, const char *name)
+static void add_side(struct metrics *l, const struct aging_subject *s, bool inside, const char *name)
 {
 	struct aging_indicator i;
 	char labels[200];
 
-	snprintf(labels, sizeof(labels), "subject=\"%s\",side=\"%s\"", name, side);
+	snprintf(labels, sizeof(labels), "subject=\"%s\",side=\"%s\"", name, inside ? "inside" : "outside");
 	for (size_t k = 0; s && aging_subject_indicator(s, k, &i); k++)
-		add_indicator(l, labels, &i);
+		add_indicator(l, labels, &i, !inside || aging_collects(i.name));
 }
 
-static void add_health(struct lines *l, const char *name, const struct aging_health *h)
+static void add_health(struct metrics *l, const char *name, const struct aging_health *h)
 {
 	char labels[400], escaped[2 * AGING_NAME];
 
@@ -139,16 +124,25 @@ static void add_health(struct lines *l, const char *name, const struct aging_hea
 	add(l, false, "slope_per_second", "", "What is used up of the resource a second.", h->verdict.slope, labels);
 }
 
-static void add_subject(void *ctx, const struct watched *s)
+struct metrics *metrics_create(void)
 {
-	struct lines *l = ctx;
+	return xcalloc(1, sizeof(struct metrics));
+}
+
+void metrics_add(struct metrics *l, const struct watched *s)
+{
 	char name[200];
 
 	escape(s->name, name, sizeof(name));
-	add_side(l, s->inside, "inside", name);
-	add_side(l, s->outside, "outside", name);
+	add_side(l, s->inside, true, name);
+	add_side(l, s->outside, false, name);
 	if (s->health)
 		add_health(l, name, s->health);
+}
+
+void metrics_add_failures(struct metrics *l, double store_failures)
+{
+	add(l, true, "store_failures", "", "How often the store could not be written.", store_failures, "store=\"monitor\"");
 }
 
 static int compare(const void *a, const void *b)
@@ -167,14 +161,14 @@ static void print_value(FILE *f, double x)
 		fprintf(f, " %.17g\n", x);
 }
 
-static void print(FILE *f, const struct lines *l, bool open)
+static void print(FILE *f, const struct metrics *l, bool open)
 {
 	for (size_t i = 0; i < l->n; i++) {
 		const struct line *line = &l->line[i], *before = i ? line - 1 : NULL;
 		const char *total = line->counter ? "_total" : "";
 
 		if (before && !compare(before, line))
-			continue; /* two names that are the same, cut to what may stand there */
+			continue; /* two names that are the same, cut to their room */
 		if (!before || strcmp(before->family, line->family)) {
 			fprintf(f, "# HELP %s%s %s\n# TYPE %s%s %s\n", line->family, open ? "" : total, line->help, line->family,
 				open ? "" : total, line->counter ? "counter" : "gauge");
@@ -188,20 +182,22 @@ static void print(FILE *f, const struct lines *l, bool open)
 		fputs("# EOF\n", f);
 }
 
-char *metrics_text(const struct watch *w, bool open)
+char *metrics_text(struct metrics *l, bool open)
 {
-	struct lines l = {.n = 0};
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
 
 	if (!f)
 		return NULL;
-	watch_each(w, add_subject, &l);
-	add(&l, true, "store_failures", "", "How often the store could not be written.", (double)watch_store_failures(w), "store=\"monitor\"");
-	qsort(l.line, l.n, sizeof(*l.line), compare);
-	print(f, &l, open);
-	free(l.line);
+	qsort(l->line, l->n, sizeof(*l->line), compare);
+	print(f, l, open);
 	fclose(f);
 	return text;
+}
+
+void metrics_destroy(struct metrics *l)
+{
+	free(l->line);
+	free(l);
 }

@@ -8,8 +8,6 @@
 
 #include <stdint.h>
 
-struct watch;
-struct json_t;
 
 /* Commands; each gets argv with argv[0] its own name. */
 int monitor_main(int argc, char **argv);
@@ -34,9 +32,15 @@ struct record_options {
 int record(const struct record_options *o);
 
 /* metrics.c: all that is known, in the text format of Prometheus 0.0.4 or, `open`, OpenMetrics 1.0
- * (https://prometheus.io/docs/instrumenting/exposition_formats/, https://github.com/prometheus/OpenMetrics).  The caller's to
- * free; NULL without memory. */
-char *metrics_text(const struct watch *w, bool open);
+ * (https://prometheus.io/docs/instrumenting/exposition_formats/, https://github.com/prometheus/OpenMetrics).  The text is the
+ * caller's to free; NULL without memory. */
+struct metrics;
+struct watched;
+struct metrics *metrics_create(void);
+void metrics_add(struct metrics *m, const struct watched *s);
+void metrics_add_failures(struct metrics *m, double store_failures);
+char *metrics_text(struct metrics *m, bool open);
+void metrics_destroy(struct metrics *m);
 
 /* http.c: serves two texts at /metrics, from a thread of its own. */
 struct http;

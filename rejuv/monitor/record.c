@@ -38,10 +38,19 @@ static struct aging_store *open_store(const struct record_options *o)
 	return s;
 }
 
+static void add_metrics(void *ctx, const struct watched *s)
+{
+	metrics_add(ctx, s);
+}
+
 static void publish(struct http *http, const struct watch *w)
 {
-	if (http)
-		http_publish(http, metrics_text(w, false), metrics_text(w, true));
+	struct metrics *m = metrics_create();
+
+	watch_each(w, add_metrics, m);
+	metrics_add_failures(m, (double)watch_store_failures(w));
+	http_publish(http, metrics_text(m, false), metrics_text(m, true));
+	metrics_destroy(m);
 }
 
 int record(const struct record_options *o)
@@ -70,7 +79,8 @@ int record(const struct record_options *o)
 		uint64_t now;
 
 		watch_tick(w);
-		publish(http, w);
+		if (http)
+			publish(http, w);
 		now = clock_ns();
 		next = MAX(next + o->interval_ms * 1000000u, now);
 		poll(NULL, 0, (int)((next - now) / 1000000));

@@ -68,6 +68,51 @@ static void print_event(void *ctx, const struct aging_event *e)
 							  "name", e->name, "kind", e->kind, "text", e->text));
 }
 
+static int parse_option(struct show_args *a, int opt, struct error *e)
+{
+	struct record_options *r = &a->record;
+	uint64_t seconds;
+
+	switch (opt) {
+	case 'j':
+		a->json = true;
+		return 0;
+	case 's':
+		a->since = optarg;
+		return 0;
+	case 'F':
+		a->follow = true;
+		return 0;
+	case 'p':
+		a->plot = optarg;
+		return 0;
+	case 'I':
+		a->indicator = optarg;
+		return 0;
+	case 'r':
+		a->records = true;
+		return 0;
+	case 'l':
+		r->listen = optarg;
+		return 0;
+	case 'i':
+		if (parse_uint(optarg, 1, 60, &seconds, e))
+			return -1;
+		r->interval_ms = seconds * 1000;
+		return 0;
+	case 'f':
+		return parse_uint(optarg, 1, UINT32_MAX, &r->length, e);
+	case 'm':
+		return parse_size(optarg, &r->limit, e);
+	case 'S':
+		return parse_uint(optarg, 1, 10000, &r->speed, e);
+	case 'M':
+		return parse_uint(optarg, 10, 60000, &r->interval_ms, e);
+	default:
+		return error_set(e, "unknown option or missing value");
+	}
+}
+
 static int parse(struct show_args *a, bool events, int argc, char **argv, struct error *e)
 {
 	static const struct option all[] = {{"json", no_argument, NULL, 'j'},
@@ -83,42 +128,16 @@ static int parse(struct show_args *a, bool events, int argc, char **argv, struct
 					    {"test-speed", required_argument, NULL, 'S'}, /* tests only: not in the usage */
 					    {"test-interval-ms", required_argument, NULL, 'M'},
 					    {NULL, 0, NULL, 0}};
-	struct record_options *r = &a->record;
 	bool recording = false;
-	uint64_t seconds;
 	int opt;
 
-	*r = (struct record_options){.interval_ms = 5000, .limit = 512 * MIB, .speed = 1};
+	a->record = (struct record_options){.interval_ms = 5000, .limit = 512 * MIB, .speed = 1};
 	opterr = 0;
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", all, NULL)) >= 0) {
-		const char *allowed = events ? "jsF" : "jspIrifmlSM";
-
-		if (!strchr(allowed, opt))
-			return error_set(e, "unknown option or missing value");
+		if (parse_option(a, strchr(events ? "jsF" : "jspIrifmlSM", opt) ? opt : '?', e))
+			return -1;
 		recording |= strchr("ifmlSM", opt) != NULL;
-		if (opt == 'j')
-			a->json = true;
-		else if (opt == 's')
-			a->since = optarg;
-		else if (opt == 'F')
-			a->follow = true;
-		else if (opt == 'p')
-			a->plot = optarg;
-		else if (opt == 'I')
-			a->indicator = optarg;
-		else if (opt == 'r')
-			a->records = true;
-		else if (opt == 'l')
-			r->listen = optarg;
-		else if (opt == 'i' && !parse_uint(optarg, 1, 60, &seconds, e))
-			r->interval_ms = seconds * 1000;
-		else if ((opt != 'f' || parse_uint(optarg, 1, UINT32_MAX, &r->length, e)) &&
-			 (opt != 'm' || parse_size(optarg, &r->limit, e)) && (opt != 'S' || parse_uint(optarg, 1, 10000, &r->speed, e)) &&
-			 (opt != 'M' || parse_uint(optarg, 10, 60000, &r->interval_ms, e)) && opt != 'i')
-			return -1;
-		else if (opt == 'i')
-			return -1;
 	}
 	if (optind + 1 < argc)
 		return error_set(e, "one name at most is expected");
@@ -129,7 +148,7 @@ static int parse(struct show_args *a, bool events, int argc, char **argv, struct
 		return error_set(e, "--record: no name and nothing to show is expected");
 	if ((a->plot || a->indicator) && (!a->plot || !a->name))
 		return error_set(e, "--plot: a name is expected");
-	if (r->limit < AGING_STORE_LEAST)
+	if (a->record.limit < AGING_STORE_LEAST)
 		return error_set(e, "--max-size: at least %llu MiB", (unsigned long long)(AGING_STORE_LEAST / MIB));
 	return 0;
 }

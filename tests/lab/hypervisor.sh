@@ -10,8 +10,12 @@ refuses "exists already" vmbeam hypervisor start hv
 # One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
 check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
 pid=$(info_of hv pid)
-vmbeam monitor --for 75 >monitor.txt 2>&1 &
+export VMBEAM_STATE_DIR=$T/state
+vmbeam monitor --record --for 100 >monitor.txt 2>&1 &
 monitor=$!
+# First it tells lies, then it says nothing but noise.
+check "hostile" vmbeam hypervisor hostile hv
+sleep 15
 timeout 60 vmbeam hypervisor noise hv 2>noise.err && fail "noise was an answer"
 timeout 60 vmbeam run g --in hv --kernel "$LAB/vmlinux" --detach 2>run.err && fail "a guest runs in noise"
 grep -q "made no sense" run.err || fail "$(cat run.err)"
@@ -23,7 +27,9 @@ grep -q "other *ready" list.txt || fail "the other does not answer: $(cat list.t
 in_state hv running || fail "hv is $(state_of hv)"
 # Nor does it change what is thought of the others.
 wait $monitor || fail "monitor: $(cat monitor.txt)"
-tail -n 3 monitor.txt >last
+vmbeam monitor >last 2>/dev/null || fail "monitor: $(cat last)"
+grep -q "^hv *nonsense *[0-9]* samples of its agent made no sense" monitor.txt || fail "monitor: $(cat monitor.txt)"
+grep -q "^hv *silent *its agent does not answer" monitor.txt || fail "monitor: $(cat monitor.txt)"
 grep -q "^hv *\(unknown\|contended\) " last || fail "monitor: $(cat last)"
 grep -q "^other *learning *less than" last || fail "monitor: $(cat last)"
 grep -q "^host *learning *less than" last || fail "monitor: $(cat last)"

@@ -6,7 +6,7 @@ results=$1
 shift
 top=$(pwd)
 export LAB=$top/build/lab GUESTS=$top/build/guests TOP=$top
-export PATH=$top/build:$GUESTS:$PATH
+export PATH=$top/build:$GUESTS:$PATH VMBEAM_TEST=1
 mkdir -p "$(dirname "$results")"
 
 # Of two machines the second does what the first says (machines.sh); they share the build tree only.

@@ -351,6 +351,57 @@ UNIT(aging, an_old_hypervisor_is_told_from_a_contended_one)
 	aging_subject_destroy(s);
 }
 
+/* Load averages hide bursts: two minutes of every ten. */
+UNIT(aging, contention_is_seen_in_bursts_and_a_little_is_none)
+{
+	struct aging_subject *s = aging_subject_create();
+	struct aging_health h;
+
+	for (double t = 0; t < HOUR; t += 5)
+		aging_subject_add(s, "steal", AGING_CONTENTION, 0.1, t, fmod(t, 600) < 120 ? 0.4 : 0);
+	aging_subject_judge(s, HOUR, &h);
+	cr_expect_eq(h.state, AGING_STATE_UNKNOWN, "what waits is no health: %s", h.evidence);
+	for (double t = HOUR; t < 2 * HOUR; t += 5) {
+		aging_subject_add(s, "memory_available", AGING_LEFT, 1000, t, 500);
+		aging_subject_add(s, "steal", AGING_CONTENTION, 0.1, t, fmod(t, 600) < 120 ? 0.4 : 0);
+	}
+	aging_subject_judge(s, 2 * HOUR, &h);
+	cr_expect_eq(h.state, AGING_STATE_CONTENDED, "%s", h.evidence);
+	cr_expect(strstr(h.evidence, "steal: it waits for 8 % of its CPU time, 40 % in bursts"), "%s", h.evidence);
+	/* What paravirtual I/O makes is normal; so is one burst of half a minute. */
+	for (double t = 2 * HOUR; t < 3 * HOUR; t += 5) {
+		aging_subject_add(s, "memory_available", AGING_LEFT, 1000, t, 500);
+		aging_subject_add(s, "steal", AGING_CONTENTION, 0.1, t, fmod(t, 600) < 30 ? 0.4 : 0.05);
+	}
+	aging_subject_judge(s, 3 * HOUR, &h);
+	cr_expect_eq(h.state, AGING_STATE_LEARNING, "%s", h.evidence);
+	aging_subject_destroy(s);
+}
+
+UNIT(aging, an_indicator_is_told_and_made_anew)
+{
+	struct aging_subject *s = aging_subject_create(), *again = aging_subject_create();
+	struct aging_indicator i;
+
+	for (double t = 0; t < HOUR; t += MINUTE)
+		aging_subject_add(s, "answer_time", AGING_LATENCY, 4, t, 0.5 + t / HOUR);
+	cr_assert(aging_subject_indicator(s, 0, &i) && !aging_subject_indicator(s, 1, &i));
+	cr_expect(!strcmp(i.name, "answer_time") && i.kind == AGING_LATENCY && i.limit == 4 && i.seen == HOUR - MINUTE && i.first == 0);
+	cr_expect_float_eq(i.value, 1.483, 0.001);
+	cr_expect_float_eq(aging_subject_median(s, 0, 0, 3 * MINUTE), 0.5 + 1. / 60, 1e-6);
+	cr_expect(isnan(aging_subject_median(s, 1, 0, HOUR)));
+	i.usual = 0.25;
+	cr_expect(aging_subject_restore(again, &i) && aging_subject_indicator(again, 0, &i) && i.usual == 0.25);
+	i.limit = NAN;
+	cr_expect(!aging_subject_restore(again, &i));
+	aging_subject_destroy(s);
+	aging_subject_destroy(again);
+	cr_expect_str_eq(aging_unit("memory:slab/x"), "bytes");
+	cr_expect_str_eq(aging_unit("memory_pressure"), "ratio");
+	cr_expect_str_eq(aging_unit("migrate_time"), "seconds");
+	cr_expect_str_eq(aging_unit("files_open"), "");
+}
+
 UNIT(aging, what_is_not_told_any_more_is_no_health_and_faults_are_counted)
 {
 	struct aging_subject *s = aging_subject_create();

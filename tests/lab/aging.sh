@@ -1,0 +1,67 @@
+# The ageing monitor on two real hypervisors: one whose kernel leaks, one with a busy neighbour instead.  The first is ageing, with
+# the right culprit named; the second is contended; neither is the other.  Time is compressed: SPEED times, so that the two days that
+# are learnt take minutes.
+SPEED=${SPEED:-300}
+export VMBEAM_STATE_DIR=$T/state
+day=$((86400 / SPEED))
+check "hv-a" vmbeam hypervisor start hv-a --memory 768M --window 1G >hv-a.txt
+check "hv-b" vmbeam hypervisor start hv-b --memory 768M --window 1G >hv-b.txt
+start_beat g g.log "beat.tick=1000 beat.mem=16M beat.rate=1M" --in hv-b --memory 64M
+# A CPU each: what the neighbour takes, it takes from hv-b.
+taskset -acp 0 "$(info_of hv-a pid)" >/dev/null
+taskset -acp 1 "$(info_of hv-b pid)" >/dev/null
+vmbeam monitor --record --test-speed "$SPEED" --test-interval-ms $((45000 / SPEED)) --listen 127.0.0.1:9105 >monitor.txt 2>&1 &
+monitor=$!
+state_of_old() {
+	vmbeam monitor "$1" 2>/dev/null | awk '{ print $2 }'
+}
+is() {
+	[ "$(state_of_old "$1")" = "$2" ]
+}
+wait_for $((2 * day + 120)) is hv-a healthy
+wait_for 60 is hv-b healthy
+learnt=$(date +%s)
+available=$(vmbeam hypervisor list --json | sed -n 's/.*"available_bytes": \([0-9]*\).*/\1/p' | head -n 1)
+check "leak" vmbeam hypervisor age hv-a slab leak $((available * 9 / 10)) "$day"
+leaks=$(date +%s)
+for i in 1 2 3; do
+	taskset -c 1 sh -c 'while :; do :; done' &
+	burners="${burners-} $!"
+done
+wait_for 60 is hv-b contended
+contended=$(($(date +%s) - leaks))
+wait_for $((day / 2)) is hv-a ageing
+seen=$(($(date +%s) - leaks))
+is hv-b contended || fail "hv-b is $(state_of_old hv-b)"
+vmbeam monitor hv-a >verdict
+vmbeam monitor hv-b >>verdict
+grep -q '^hv-a *ageing *memory_available will be exhausted in .*; by slab/[a-z_]*' verdict || fail "$(cat verdict)"
+grep -q '^hv-b *contended *\(steal\|run_delay\|cpu_pressure\): it waits for' verdict || fail "$(cat verdict)"
+vmbeam monitor hv-a --json >hv-a.json
+# What has happened, figures for others, a picture.
+vmbeam events hv-a | grep -q " hv-a *ageing *memory_available" || fail "events: $(vmbeam events hv-a)"
+curl -s 127.0.0.1:9105/metrics >metrics || fail "no metrics"
+grep -q '^vmbeam_health{subject="hv-a",state="ageing"} 1$' metrics || fail "metrics: $(grep health metrics)"
+grep -q '^vmbeam_health{subject="hv-b",state="contended"} 1$' metrics || fail "metrics: $(grep health metrics)"
+promtool check metrics <metrics || fail "promtool"
+check "plot" vmbeam monitor hv-a --plot hv-a.svg --since 3d
+grep -q forecast hv-a.svg || fail "no forecast is drawn"
+vmbeam top --interval 1 >top.txt
+grep -q '^\*hv-a .* ageing ' top.txt || fail "top: $(cat top.txt)"
+# The neighbour goes: so does contention.
+kill $burners
+wait_for 60 is hv-b healthy
+# Killed, and begun again: what was known is known.
+kill -9 $monitor
+vmbeam monitor --record --test-speed "$SPEED" --test-interval-ms $((45000 / SPEED)) >monitor2.txt 2>&1 &
+monitor=$!
+wait_for 60 is hv-a ageing
+kill $monitor
+check "what is leaked is given back" vmbeam hypervisor age hv-a slab none
+check "power off" vmbeam stop g --timeout 60
+check "memory, clock and serial" beatcheck --min ticks=5 g.log >beats
+for hv in hv-a hv-b; do
+	check "stop" vmbeam hypervisor stop $hv
+done
+echo "= time compressed $SPEED times: hv-b contended after $contended s, hv-a ageing after $seen s, $((seen * SPEED / 60)) minutes of its time"
+sed 's/^/= /' verdict
