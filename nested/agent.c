@@ -429,6 +429,8 @@ static void answer(struct agent *a, const Vmb__AgentMessage *question)
 	struct utsname u;
 	struct error e;
 
+	if (a->noisy)
+		return;
 	usleep((useconds_t)ageing_delay_ms() * 1000);
 	m.version = AGENT_VERSION;
 	m.id = question->id;

@@ -2,16 +2,20 @@
 # the right culprit named; the second is contended; neither is the other.  Time is compressed: SPEED times, so that the two days that
 # are learnt take minutes.
 SPEED=${SPEED:-300}
-export VMBEAM_STATE_DIR=$T/state
+export VMBEAM_STATE_DIR=$PWD/state
 day=$((86400 / SPEED))
 check "hv-a" vmbeam hypervisor start hv-a --memory 768M --window 1G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 768M --window 1G >hv-b.txt
-start_beat g g.log "beat.tick=1000 beat.mem=16M beat.rate=1M" --in hv-b --memory 64M
+start_beat g g.log "beat.tick=1000 beat.mem=16M beat.rate=1M" --in hv-b --memory 128M
 # A CPU each: what the neighbour takes, it takes from hv-b.
 taskset -acp 0 "$(info_of hv-a pid)" >/dev/null
 taskset -acp 1 "$(info_of hv-b pid)" >/dev/null
 vmbeam monitor --record --test-speed "$SPEED" --test-interval-ms $((45000 / SPEED)) --listen 127.0.0.1:9105 >monitor.txt 2>&1 &
 monitor=$!
+# How long that takes is watched, too.
+start_beat x x.log "beat.tick=1000 beat.rate=64K" --memory 128M
+check "move" vmbeam migrate x --to fresh >/dev/null
+check "stop" vmbeam stop x --force
 state_of_old() {
 	vmbeam monitor "$1" 2>/dev/null | awk '{ print $2 }'
 }
@@ -44,6 +48,17 @@ curl -s 127.0.0.1:9105/metrics >metrics || fail "no metrics"
 grep -q '^vmbeam_health{subject="hv-a",state="ageing"} 1$' metrics || fail "metrics: $(grep health metrics)"
 grep -q '^vmbeam_health{subject="hv-b",state="contended"} 1$' metrics || fail "metrics: $(grep health metrics)"
 promtool check metrics <metrics || fail "promtool"
+# The dashboard asks for nothing that is not there, in words that Prometheus understands.
+board=$TOP/rejuv/monitor/grafana.json
+for m in $(grep -o 'vmbeam_[a-z_]*' "$board" | sort -u); do
+	grep -q "^$m" metrics || fail "the dashboard asks for $m, which is not there"
+done
+{
+	echo "groups: [{name: board, rules: ["
+	sed -n 's/^ *"expr": \(".*"\),$/\1/p' "$board" | sed 's/\$subject/.*/g' | awk '{ print "{record: x" NR ", expr: " $0 "}," }'
+	echo "]}]"
+} >rules.yml
+promtool check rules rules.yml >rules.txt 2>&1 || fail "dashboard: $(cat rules.txt)"
 check "plot" vmbeam monitor hv-a --plot hv-a.svg --since 3d
 grep -q forecast hv-a.svg || fail "no forecast is drawn"
 vmbeam top --interval 1 >top.txt

@@ -10,8 +10,8 @@ refuses "exists already" vmbeam hypervisor start hv
 # One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
 check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
 pid=$(info_of hv pid)
-export VMBEAM_STATE_DIR=$T/state
-vmbeam monitor --record --for 100 >monitor.txt 2>&1 &
+export VMBEAM_STATE_DIR=$PWD/state
+vmbeam monitor --record --for 75 >monitor.txt 2>&1 &
 monitor=$!
 # First it tells lies, then it says nothing but noise.
 check "hostile" vmbeam hypervisor hostile hv
