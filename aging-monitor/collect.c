@@ -12,7 +12,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { FILE_MOST = 256 * 1024, TOP = 20, PROCESSES = 512, KMSG_LINES = 1000 };
+enum { FILE_MOST = 256 * 1024, TOP = 20, PROCESSES = 512, KMSG_LINES = 1000, SELDOM = 3 };
 #define KIB	      1024.
 #define NORMAL_STEAL  0.1 /* paravirtual I/O alone makes some */
 #define NORMAL_DELAY  0.5
@@ -83,6 +83,7 @@ enum { FAULTS = sizeof(faults) / sizeof(faults[0]) };
 struct aging_collector {
 	char *proc, *disk, *text;
 	int kmsg;
+	unsigned int samples; /* so far */
 	double t, steal, total, pressure[PRESSURES], rate[RATES];
 	double fault[FAULTS];
 };
@@ -396,8 +397,10 @@ void aging_collect(struct aging_collector *c, double t, struct aging_samples *ou
 	collect_disk(c, out);
 	collect_sockets(c, out);
 	collect_faults(c, out);
-	collect_processes(c, out);
-	collect_slabs(c, out);
+	if (c->samples++ % SELDOM == 0) {
+		collect_processes(c, out);
+		collect_slabs(c, out);
+	}
 	c->t = t;
 }
 

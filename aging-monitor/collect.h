@@ -26,7 +26,8 @@ struct aging_collector;
  * without memory.  What is not there is not sampled. */
 struct aging_collector *aging_collector_create(const char *proc, const char *disk);
 void aging_collector_destroy(struct aging_collector *c);
-/* All there is of the machine.  Shares and rates are those since the time before; t: seconds of CLOCK_MONOTONIC. */
+/* All there is of the machine; its processes and slabs, which cost most, every third time.  Shares and rates are those since the
+ * time before; t: seconds of CLOCK_MONOTONIC. */
 void aging_collect(struct aging_collector *c, double t, struct aging_samples *out);
 
 /* Is it a name that these collectors give, and no other's invention? */

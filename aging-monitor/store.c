@@ -46,6 +46,7 @@ static const char schema[] =
 
 struct aging_store {
 	sqlite3 *db;
+	char *path;
 	int lock; /* -1: reading */
 	bool begun; /* a transaction */
 	uint64_t limit;
@@ -66,7 +67,7 @@ static double seconds(clockid_t clock)
 
 static int fail(struct aging_store *s, const char **error)
 {
-	snprintf(s->error, sizeof(s->error), "%s: %s", sqlite3_db_filename(s->db, "main"), sqlite3_errmsg(s->db));
+	snprintf(s->error, sizeof(s->error), "%s: %s", s->path, sqlite3_errmsg(s->db));
 	if (s->begun)
 		sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 	s->begun = false;
@@ -275,14 +276,17 @@ struct aging_store *aging_store_open(const char *path, uint64_t limit, const cha
 	int r;
 
 	*error = "out of memory";
-	if (!s)
+	if (!s || !(s->path = strdup(path))) {
+		free(s);
 		return NULL;
+	}
 	s->limit = limit;
 	s->speed = 1;
 	s->lock = limit ? lock_file(path) : -1;
 	if (limit && s->lock < 0) {
 		snprintf(why, sizeof(why), "%s: %s", path, errno == EWOULDBLOCK ? "somebody else writes it" : strerror(errno));
 		*error = why;
+		free(s->path);
 		free(s);
 		return NULL;
 	}
@@ -316,6 +320,7 @@ void aging_store_close(struct aging_store *s)
 	sqlite3_close(s->db); /* what was not committed is undone */
 	if (s->lock >= 0)
 		close(s->lock);
+	free(s->path);
 	free(s);
 }
 

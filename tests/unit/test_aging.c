@@ -518,6 +518,9 @@ UNIT(aging, collectors_read_what_the_kernel_writes)
 	s.n = 0;
 	aging_collect(c, 105, &s);
 	cr_expect(isnan(value_of(&s, "cpu_pressure", AGING_CONTENTION, 0)) && isnan(value_of(&s, "forks", AGING_PLAIN, 0)));
+	s.n = 0;
+	aging_collect(c, 107, &s); /* what costs most is looked at every third time */
+	cr_expect(isnan(value_of(&s, "threads", AGING_USED, 500)));
 	put(proc, "pressure/cpu", "some avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\nfull avg10=0 total=7\n");
 	put(proc, "slabinfo", "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize>\ndentry 900 1000 1024 16 1 : tunables\nsmall 1 1 8 1 1 :\n");
 	put(proc, "7/status", "Name:\tvmm x\nThreads:\t3\nRssAnon:\t    2048 kB\n");

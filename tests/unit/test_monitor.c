@@ -1,11 +1,13 @@
 /* test_monitor.c: vmbeam-monitor's metrics and words. */
 #include "rejuv/monitor/monitor.h"
 #include "rejuv/monitor/watch.h"
+#include "rejuv/operations.h"
 #include "tests/unit/unit.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -95,4 +97,54 @@ UNIT(monitor, times_and_numbers_are_those_of_people)
 	cr_expect_str_eq(human_duration(3 * 3600), "3.0 h");
 	snprintf(command, sizeof(command), "rm -rf %s", dir);
 	cr_assert_eq(system(command), 0); /* NOLINT(cert-env33-c) */
+}
+
+struct noted {
+	int n;
+	double sum;
+	bool host;
+};
+
+static void note(void *ctx, const char *where, enum operation what, double took)
+{
+	struct noted *o = ctx;
+
+	cr_expect(what == OPERATION_MIGRATE || what == OPERATION_CREATE);
+	o->host |= !strcmp(where, "host");
+	o->sum += took;
+	o->n++;
+}
+
+UNIT(monitor, durations_of_operations_are_read_once_and_bounded)
+{
+	char dir[] = "/tmp/vmbeam-monitor-XXXXXX", path[80];
+	struct noted o = {.n = 0};
+	struct stat st;
+	FILE *f;
+
+	cr_assert(mkdtemp(dir));
+	setenv("VMBEAM_RUNTIME_DIR", dir, 1);
+	operations_read(note, &o);
+	cr_expect_eq(o.n, 0);
+	operation_note(OPERATION_CREATE, "", 500000000);
+	operation_note(OPERATION_MIGRATE, "hv-a", 250000000);
+	operations_read(note, &o);
+	cr_expect(o.n == 2 && o.host && fabs(o.sum - 0.75) < 1e-9, "%d, %g", o.n, o.sum);
+	operations_read(note, &o);
+	cr_expect_eq(o.n, 2, "once");
+	/* Nobody reads: it stops growing. */
+	for (int i = 0; i < 6000; i++)
+		operation_note(OPERATION_MIGRATE, "hv-a", 1);
+	snprintf(path, sizeof(path), "%s/.operations", dir);
+	cr_expect(!stat(path, &st) && st.st_size < 70000);
+	f = fopen(path, "w");
+	cr_assert(f);
+	fputs("nonsense\nmigrate hv-a x\nmigrate hv-b 5\n", f);
+	fclose(f);
+	o.n = 0;
+	operations_read(note, &o);
+	cr_expect_leq(o.n, 1);
+	unsetenv("VMBEAM_RUNTIME_DIR");
+	rmdir(dir);
+	cr_expect(access(dir, F_OK), "nothing is left there");
 }
