@@ -56,5 +56,8 @@ int plot(struct aging_store *s, const char *name, const char *indicator, double 
 /* Numbers for people: "1.5 GiB", "12.3 %", "7 ms", "3.5 hours".  Texts last until the fourth call after. */
 const char *human(double value, const char *unit);
 const char *human_duration(double s);
+/* One that JSON has no word for is null. */
+struct json_t;
+struct json_t *json_number(double x);
 
 #endif

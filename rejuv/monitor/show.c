@@ -26,12 +26,6 @@ struct listing {
 	bool times;
 };
 
-/* A number that JSON has no word for is null. */
-static json_t *number(double x)
-{
-	return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_verdict(void *ctx, const struct aging_stored *v)
 {
 	struct listing *l = ctx;
@@ -46,12 +40,12 @@ static void print_verdict(void *ctx, const struct aging_stored *v)
 	json_array_append_new(
 		l->array,
 		json_pack("{s:s, s:s, s:o, s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:I, s:s}", "name", v->name,
-			  "time", when(l->store, v->t), "clock_s", number(aging_store_clock(l->store, v->t)), "state",
-			  aging_state_name(v->state), "indicator", v->indicator, "left", number(v->left), "slope_per_s", number(v->slope),
-			  "slope_low_per_s", number(v->low), "slope_high_per_s", number(v->high), "exhausted_in_s",
-			  number(v->exhausted_in), "earliest_s", number(v->earliest), "latest_s", number(v->latest), "window_s",
-			  number(v->window), "p", number(v->p), "culprits", v->culprits, "contention", number(v->contention),
-			  "contention_bursts", number(v->bursts), "samples_refused", (json_int_t)v->refused, "evidence", v->evidence));
+			  "time", when(l->store, v->t), "clock_s", json_number(aging_store_clock(l->store, v->t)), "state",
+			  aging_state_name(v->state), "indicator", v->indicator, "left", json_number(v->left), "slope_per_s", json_number(v->slope),
+			  "slope_low_per_s", json_number(v->low), "slope_high_per_s", json_number(v->high), "exhausted_in_s",
+			  json_number(v->exhausted_in), "earliest_s", json_number(v->earliest), "latest_s", json_number(v->latest), "window_s",
+			  json_number(v->window), "p", json_number(v->p), "culprits", v->culprits, "contention", json_number(v->contention),
+			  "contention_bursts", json_number(v->bursts), "samples_refused", (json_int_t)v->refused, "evidence", v->evidence));
 }
 
 static void print_event(void *ctx, const struct aging_event *e)
@@ -64,7 +58,7 @@ static void print_event(void *ctx, const struct aging_event *e)
 		printf("%s  %-20s %-10s %s\n", when(l->store, e->t), e->name ? e->name : "monitor", e->kind, e->text);
 	else
 		json_array_append_new(l->array, json_pack("{s:I, s:s, s:o, s:s?, s:s, s:s}", "id", (json_int_t)e->id, "time",
-							  when(l->store, e->t), "clock_s", number(aging_store_clock(l->store, e->t)),
+							  when(l->store, e->t), "clock_s", json_number(aging_store_clock(l->store, e->t)),
 							  "name", e->name, "kind", e->kind, "text", e->text));
 }
 

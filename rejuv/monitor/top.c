@@ -236,11 +236,6 @@ static void print_text(struct top *t)
 		puts(t->host);
 }
 
-static json_t *number(double x)
-{
-	return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_json(struct top *t)
 {
 	json_t *array = json_array();
@@ -250,9 +245,9 @@ static void print_json(struct top *t)
 
 		json_array_append_new(array, json_pack("{s:s, s:b, s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:o, s:o, s:s}", "name", r->name,
 						       "hypervisor", r->hypervisor, "placement", r->placement, "state", r->state, "health",
-						       r->health[0] ? r->health : NULL, "cpu", number(r->cpu), "steal", number(r->steal),
-						       "memory_bytes", number(r->memory), "allocated_bytes", number(r->allocated),
-						       "slope_per_s", number(r->slope), "exhausted_in_s", number(r->exhausted_in),
+						       r->health[0] ? r->health : NULL, "cpu", json_number(r->cpu), "steal", json_number(r->steal),
+						       "memory_bytes", json_number(r->memory), "allocated_bytes", json_number(r->allocated),
+						       "slope_per_s", json_number(r->slope), "exhausted_in_s", json_number(r->exhausted_in),
 						       "evidence", r->evidence));
 	}
 	cli_print_json(array);

@@ -1,6 +1,7 @@
 /* words.c: where the store is; times and numbers as people write and read them: monitor.h. */
 #include "rejuv/monitor/monitor.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,4 +114,9 @@ const char *human(double value, const char *unit)
 		snprintf(p, 32, "%.4g", value);
 	}
 	return p;
+}
+
+struct json_t *json_number(double x)
+{
+	return isfinite(x) ? json_real(x) : json_null();
 }
