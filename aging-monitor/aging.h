@@ -62,8 +62,10 @@ struct aging_curve {
 };
 void aging_parabola(const double *t, const double *y, size_t n, struct aging_curve *r);
 
-/* The median, and 1.4826 times the median distance from it (the standard deviation, if they are normal); NaN without values. */
+/* The median, the value below which a share of `q` is (the nearest there is), and 1.4826 times the median distance from the median
+ * (the standard deviation, if they are normal); NaN without values. */
 double aging_median(const double *y, size_t n);
+double aging_quantile(const double *y, size_t n, double q);
 double aging_spread(const double *y, size_t n);
 
 /* ---- one resource, watched

@@ -78,6 +78,14 @@ double aging_median(const double *y, size_t n)
 	return median_of(v, present(y, n, v));
 }
 
+double aging_quantile(const double *y, size_t n, double q)
+{
+	double v[AGING_MOST_VALUES];
+	size_t k = present(y, n, v);
+
+	return k ? nth(v, k, (size_t)(q * (double)(k - 1) + 0.5)) : NAN;
+}
+
 double aging_spread(const double *y, size_t n)
 {
 	double v[AGING_MOST_VALUES];
