@@ -41,7 +41,6 @@ enum {
 #define EVEN	    0.4    /* of the mean growth: that of half of all stretches, and of every part */
 #define PARTS	    4
 #define CURVED	    2.5    /* standard errors */
-#define BUMP	    1.25   /* of what has come and gone before */
 #define SURELY	    2      /* standard errors */
 #define SLOWER	    0.6    /* of the slope when it began */
 #define RARE	    2      /* a day: what comes more seldom is left to the other tests */
@@ -453,14 +452,14 @@ static void look_back(const struct aging_series *s, const struct aging_resource 
 		out->bump = top[rare];
 }
 
-/* Does it, for sure, not get slower? */
-static bool keeps_up(const struct points *p)
+/* Does it, for sure, not get slower, even if what comes and goes has come at its end? */
+static bool keeps_up(const struct points *p, double comes)
 {
 	struct aging_curve curve;
-	double change;
+	double span = p->t[p->n - 1] - p->t[0], change;
 
 	aging_parabola(p->t, p->y, p->n, &curve);
-	change = (curve.curve - SURELY * curve.curve_error) * (p->t[p->n - 1] - p->t[0]);
+	change = (curve.curve - SURELY * curve.curve_error) * span - comes / span;
 	return curve.slope + change > SLOWER * (curve.slope - change);
 }
 
@@ -512,7 +511,7 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	struct aging_mk mk;
 	struct points p;
 	struct past past;
-	double rise;
+	double rise, span = (double)(to - from) * BLOCK * MINUTE;
 
 	take_points(s, r, to, step, POINTS, season, &p);
 	if (p.there * 10 < p.n * 8)
@@ -524,7 +523,7 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	if (!(line.low > 0) || room > line.slope * windows[w].horizon * MINUTE)
 		return NONE;
 	/* No day is quite like another. */
-	if (season->there && line.slope * (double)(to - from) * BLOCK * MINUTE < season_varies(season, from, to))
+	if (season->there && line.slope * span < season_varies(season, from, to))
 		return NONE;
 	if (!is_even(&p, line.slope))
 		return NONE;
@@ -534,12 +533,14 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 			return LEVELS;
 	if (step * STEPS >= DAILY && !floor_rises(s, r, from, to, season, line.slope))
 		return NONE;
-	rise = line.slope * (double)(to - from) * BLOCK * MINUTE;
 	look_back(s, r, step, &past);
-	/* What has risen as much before, and was none, has to be told from it. */
-	if (!(rise > BUMP * past.bump) || (!(rise > trust((double)(from - begin_of(s)) / DAILY) * past.rise) && !keeps_up(&p)))
+	/* What comes and goes may have come now: it is no part of the growth.  And what has risen as much before, and was none, has to
+	 * be told from it. */
+	rise = line.slope * span - past.bump;
+	if (room > rise / span * windows[w].horizon * MINUTE ||
+	    (!(rise > trust((double)(from - begin_of(s)) / DAILY) * past.rise) && !keeps_up(&p, past.bump)))
 		return NONE;
-	v->window = (double)(to - from) * BLOCK * MINUTE;
+	v->window = span;
 	v->p = mk.p;
 	forecast(v, &line, room, season, to);
 	return GROWS;
