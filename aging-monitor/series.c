@@ -44,7 +44,7 @@ enum {
 #define SURELY	    2      /* standard errors */
 #define SLOWER	    0.6    /* of the slope when it began */
 #define RARE	    2      /* a day: what comes more seldom is left to the other tests */
-#define SEASON	    0.6    /* correlation of two days from which on there is a daily cycle */
+#define SEASON	    0.85   /* correlation of two days from which on there is a daily cycle */
 #define SEASON_FITS 0.5    /* the spread without it, of that with it */
 #define CRITICAL    0.05
 #define PEAK	    0.98   /* of a day's blocks in order: how far they reach above the floor */
@@ -366,15 +366,32 @@ static void take_points(const struct aging_series *s, const struct aging_resourc
 	}
 }
 
-/* Growth is all over the window: a shift of the load, or some, are not.  Half of all stretches grow by a share of the mean. */
+static int rising(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+/* Growth is all over the window; a shift of the load, however slow, or some of them, are not.  Half of all stretches grow by a
+ * share of the mean, and so does what is left without the steps that stand out. */
 static bool is_even(const struct points *p, double slope)
 {
-	double v[MOST_POINTS];
+	double v[MOST_POINTS], sum = 0;
 	size_t n = 0;
 
 	for (size_t i = 0; i + STRETCH < p->n; i++)
 		v[n++] = (p->y[i + STRETCH] - p->y[i]) / (p->t[i + STRETCH] - p->t[i]);
-	return aging_median(v, n) > EVEN * slope;
+	if (!(aging_median(v, n) > EVEN * slope))
+		return false;
+	n = 0;
+	for (size_t i = 0; i + 1 < p->n; i++)
+		if (!isnan(p->y[i + 1] - p->y[i]))
+			v[n++] = (p->y[i + 1] - p->y[i]) / (p->t[i + 1] - p->t[i]);
+	qsort(v, n, sizeof(*v), rising);
+	for (size_t i = n / 5; i < n - n / 5; i++)
+		sum += v[i];
+	return sum > EVEN * slope * (double)(n - 2 * (n / 5));
 }
 
 /* What fills and is emptied again comes back to where it was: the lowest of each part of a window has to grow, too. */
@@ -411,13 +428,6 @@ static bool levels_off(const struct points *p, size_t from, double left)
 	return end <= 0 || end * end / (-2 * curve.curve) * 1.5 < left;
 }
 
-static int falling(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x < y) - (x > y);
-}
-
 /* What the points before a window did: how much came and went again within a window's time, more often than RARE a day, and the
  * most that they rose in it, whatever became of that. */
 struct past {
@@ -429,7 +439,7 @@ static void look_back(const struct aging_series *s, const struct aging_resource 
 	double y[BLOCKS], top[BLOCKS];
 	long to = end_of(s) - STEPS * step, n = (to - begin_of(s)) / step - FLOOR + 1, tops = 0, rare = RARE * n * step / DAILY;
 
-	*out = (struct past){0, 0};
+	*out = (struct past){0, n < POINTS ? INFINITY : 0};
 	for (long i = 0; i < n; i++) {
 		long end = to - (n - 1 - i) * step;
 
@@ -447,9 +457,9 @@ static void look_back(const struct aging_series *s, const struct aging_resource 
 		if (before < y[i] && after < y[i])
 			top[tops++] = y[i] - fmax(before, after);
 	}
-	qsort(top, (size_t)tops, sizeof(*top), falling);
+	qsort(top, (size_t)tops, sizeof(*top), rising);
 	if (rare < tops)
-		out->bump = top[rare];
+		out->bump = top[tops - 1 - rare];
 }
 
 /* Does it, for sure, not get slower, even if what comes and goes has come at its end? */
@@ -534,11 +544,11 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	if (step * STEPS >= DAILY && !floor_rises(s, r, from, to, season, line.slope))
 		return NONE;
 	look_back(s, r, step, &past);
-	/* What comes and goes may have come now: it is no part of the growth.  And what has risen as much before, and was none, has to
-	 * be told from it. */
+	/* What comes and goes may have come now: it is no part of the growth.  And from what has risen as much before, and was none,
+	 * or may have, it has to be told. */
 	rise = line.slope * span - past.bump;
 	if (room > rise / span * windows[w].horizon * MINUTE ||
-	    (!(rise > trust((double)(from - begin_of(s)) / DAILY) * past.rise) && !keeps_up(&p, past.bump)))
+	    (!(rise > trust((double)(from - begin_of(s)) / DAILY) * (past.rise - past.bump)) && !(rise > past.bump && keeps_up(&p, past.bump))))
 		return NONE;
 	v->window = span;
 	v->p = mk.p;
