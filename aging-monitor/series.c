@@ -55,7 +55,7 @@ enum {
 /* A window: the blocks of a step, and how many minutes ahead it may see. */
 static const struct {
 	int step, horizon;
-} windows[] = {{1, 26 * 60}, {2, 2 * DAY}, {4, 4 * DAY}, {16, 16 * DAY}, {48, 30 * DAY}, {112, 60 * DAY}};
+} windows[] = {{1, 36 * 60}, {2, 2 * DAY}, {4, 4 * DAY}, {16, 16 * DAY}, {48, 30 * DAY}, {112, 60 * DAY}};
 enum { WINDOWS = sizeof(windows) / sizeof(windows[0]) };
 
 struct block {
@@ -358,7 +358,7 @@ static void take_points(const struct aging_series *s, const struct aging_resourc
 		long end = to - (long)(n - 1 - i) * step;
 		size_t k = 0;
 
-		for (long b = end - FLOOR * step; b < end && k < AGING_MOST_VALUES; b++)
+		for (long b = end - FLOOR * step; b < end; b += step / 16 + 1) /* of many, some are enough */
 			v[k++] = use_of(s, r, b) - (season && season->there ? season_at(season, (double)b) : 0);
 		p->t[p->n] = (double)end * BLOCK * MINUTE;
 		p->y[p->n] = aging_quantile(v, k, LOW);
