@@ -43,8 +43,10 @@ enum {
 #define CURVED	    2.5    /* standard errors */
 #define SURELY	    2      /* standard errors */
 #define SLOWER	    0.6    /* of the slope when it began */
+#define ALIKE	    1.5    /* of what has risen before, and no more: it may be the same */
 #define RARE	    2      /* a day: what comes more seldom is left to the other tests */
 #define SEASON	    0.85   /* correlation of two days from which on there is a daily cycle */
+#define UNKNOWN	    1.0    /* of the cycle, by the days it was learnt from: by so much, at least, it may differ */
 #define SEASON_FITS 0.5    /* the spread without it, of that with it */
 #define CRITICAL    0.05
 #define PEAK	    0.98   /* of a day's blocks in order: how far they reach above the floor */
@@ -305,8 +307,12 @@ static double season_at(const struct season *season, double block)
  * or later, strays.  Of few days little is known. */
 static double season_varies(const struct season *season, long from, long to)
 {
-	double most = 0, days = 0;
+	double most = 0, days = 0, least = INFINITY, highest = -INFINITY;
 
+	for (long i = from / BIN; i < to / BIN; i++) {
+		least = fmin(least, season->bin[i % BINS]);
+		highest = fmax(highest, season->bin[i % BINS]);
+	}
 	for (int d = 0; d < season->days; d++) {
 		if (!season->like[d])
 			continue;
@@ -323,7 +329,7 @@ static double season_varies(const struct season *season, long from, long to)
 			most = fmax(most, high - low);
 		}
 	}
-	return most * trust(days);
+	return fmax(most * trust(days), (highest - least) * UNKNOWN / days);
 }
 
 /* Did the half day before block `to` follow the cycle? */
@@ -462,12 +468,14 @@ static void look_back(const struct aging_series *s, const struct aging_resource 
 		out->bump = top[tops - 1 - rare];
 }
 
-/* Does it, for sure, not get slower, even if what comes and goes has come at its end? */
-static bool keeps_up(const struct points *p, double comes)
+/* Had it begun before, and does it, for sure, not get slower, even if what comes and goes has come at its end? */
+static bool keeps_up(const struct points *p, double slope, double comes)
 {
 	struct aging_curve curve;
 	double span = p->t[p->n - 1] - p->t[0], change;
 
+	if (!(aging_median(p->y + STRETCH, STRETCH) - aging_median(p->y, STRETCH) > EVEN * slope * (p->t[STRETCH] - p->t[0])))
+		return false;
 	aging_parabola(p->t, p->y, p->n, &curve);
 	change = (curve.curve - SURELY * curve.curve_error) * span - comes / span;
 	return curve.slope + change > SLOWER * (curve.slope - change);
@@ -548,7 +556,7 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	 * or may have, it has to be told. */
 	rise = line.slope * span - past.bump;
 	if (room > rise / span * windows[w].horizon * MINUTE ||
-	    (!(rise > trust((double)(from - begin_of(s)) / DAILY) * (past.rise - past.bump)) && !(rise > past.bump && keeps_up(&p, past.bump))))
+	    (!(rise > ALIKE * trust((double)(from - begin_of(s)) / DAILY) * (past.rise - past.bump)) && !(rise > past.bump && keeps_up(&p, line.slope, past.bump))))
 		return NONE;
 	v->window = span;
 	v->p = mk.p;
