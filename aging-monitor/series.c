@@ -16,7 +16,6 @@ enum {
 	SMOOTH = 5,   /* for the level now */
 	SAMPLES = 64, /* most in a minute that count */
 	BLOCK = 5,
-	TOLD = 3, /* of a block, at least */
 	/* Blocks, as all below. */
 	BLOCKS = KEPT / BLOCK,
 	DAILY = DAY / BLOCK,
@@ -35,15 +34,13 @@ enum {
 
 /* What a window must show to be believed. */
 #define LOW	    0.2    /* of blocks in order: where their floor is */
-#define LOWEST	    0.05   /* the same, of a part of a window */
 #define SURE_P	    1e-3
 #define SURE_Z	    2.5758 /* of the slope's interval: 99 % */
-#define EVEN	    0.4    /* of the mean growth: that of half of all stretches, and of every part */
-#define PARTS	    4
-#define CURVED	    2.5    /* standard errors */
-#define SURELY	    2      /* standard errors */
+#define EVEN	    0.4    /* of the mean growth: that of half of all stretches, and without the steps */
+#define SURELY	    2      /* standard errors, of a curve */
 #define SLOWER	    0.6    /* of the slope when it began */
-#define ALIKE	    1.5    /* of what has risen before, and no more: it may be the same */
+#define ALIKE	    3        /* of what has risen before, and no more: it may be the same */
+#define CLEAR	    3      /* of what comes and goes: from there on its shape says something */
 #define RARE	    2      /* a day: what comes more seldom is left to the other tests */
 #define SEASON	    0.85   /* correlation of two days from which on there is a daily cycle */
 #define UNKNOWN	    1.0    /* of the cycle, by the days it was learnt from: by so much, at least, it may differ */
@@ -54,10 +51,13 @@ enum {
 #define CONFIRM	    3      /* judgements */
 #define TAKEN_BACK  (60 * MINUTE)
 
-/* A window: the blocks of a step, and how many minutes ahead it may see. */
+/* A window: the blocks of a step, how many minutes ahead it may see, and how many standard errors a curve has to have (a short
+ * one is bent by chance). */
 static const struct {
 	int step, horizon;
-} windows[] = {{1, 36 * 60}, {2, 2 * DAY}, {4, 4 * DAY}, {16, 16 * DAY}, {48, 30 * DAY}, {112, 60 * DAY}};
+	double curved;
+} windows[] = {{1, 36 * 60, 3.5},   {2, 2 * DAY, 2.5},	 {4, 4 * DAY, 2.5},
+	       {16, 16 * DAY, 2.5}, {48, 30 * DAY, 2.5}, {112, 60 * DAY, 2.5}};
 enum { WINDOWS = sizeof(windows) / sizeof(windows[0]) };
 
 struct block {
@@ -66,7 +66,7 @@ struct block {
 
 struct aging_series {
 	float ring[KEPT];	    /* a value a minute, NaN where there was none */
-	struct block block[BLOCKS]; /* NaN where too little was told */
+	struct block block[BLOCKS]; /* NaN where nothing was told */
 	double sample[SAMPLES];
 	size_t samples;
 	long first, last, begun; /* minutes: of the history, the newest whole one, the one that is being sampled; -1: none */
@@ -134,20 +134,18 @@ double aging_series_median(const struct aging_series *s, double from, double to)
 /* What the block of minute `m` holds up to that one. */
 static void tell_block(struct aging_series *s, long m)
 {
-	struct block *b = &s->block[m / BLOCK % BLOCKS], all = *b;
+	struct block *b = &s->block[m / BLOCK % BLOCKS];
 	double v[BLOCK];
 	size_t n = 0;
 
 	for (size_t i = 0; i < s->samples; i++) {
-		all.least = fminf(all.least, (float)s->sample[i]);
-		all.most = fmaxf(all.most, (float)s->sample[i]);
+		b->least = fminf(b->least, (float)s->sample[i]);
+		b->most = fmaxf(b->most, (float)s->sample[i]);
 	}
 	for (long i = m - m % BLOCK; i <= m; i++)
-		if (!isnan(at(s, i)))
-			v[n++] = at(s, i);
-	all.low = (float)aging_quantile(v, n, LOW);
-	all.high = (float)aging_quantile(v, n, 1 - LOW);
-	*b = all;
+		v[n++] = at(s, i);
+	b->low = (float)aging_quantile(v, n, LOW);
+	b->high = (float)aging_quantile(v, n, 1 - LOW);
 }
 
 /* The minute that was sampled is over. */
@@ -209,15 +207,39 @@ static double use_of(const struct aging_series *s, const struct aging_resource *
 	return r->falls ? -(double)s->block[b % BLOCKS].high : (double)s->block[b % BLOCKS].low;
 }
 
-/* Low in the blocks [from, to). */
-static double floor_of(const struct aging_series *s, const struct aging_resource *r, long from, long to)
+/* The daily cycle: up to seven days, which of them are like another, and what those have in common. */
+struct season {
+	bool there;
+	int days;
+	bool like[SEASON_DAYS];
+	double day[SEASON_DAYS][BINS]; /* by time of the day */
+	double bin[BINS];
+};
+
+/* Between the middles of two bins, in proportion. */
+static double season_at(const struct season *season, double block)
+{
+	double x = (block + 0.5 - BIN / 2.) / BIN, part = x - floor(x);
+	long i = (long)floor(x);
+
+	return season->bin[i % BINS] * (1 - part) + season->bin[(i + 1) % BINS] * part;
+}
+
+/* What is used in the blocks [from, to), less the cycle if there is one: what is low in every `by`th. */
+static double used_in(const struct aging_series *s, const struct aging_resource *r, long from, long to, long by,
+		      const struct season *season)
 {
 	double v[AGING_MOST_VALUES];
 	size_t n = 0;
 
-	for (long b = from; b < to && n < AGING_MOST_VALUES; b++)
-		v[n++] = use_of(s, r, b);
+	for (long b = from; b < to && n < AGING_MOST_VALUES; b += by)
+		v[n++] = use_of(s, r, b) - (season && season->there ? season_at(season, (double)b) : 0);
 	return aging_quantile(v, n, LOW);
+}
+
+static double floor_of(const struct aging_series *s, const struct aging_resource *r, long from, long to)
+{
+	return used_in(s, r, from, to, 1, NULL);
 }
 
 /* What few days have shown at most is soon exceeded: by how much it is taken for more. */
@@ -227,14 +249,6 @@ static double trust(double days)
 }
 
 /* ---- the daily cycle */
-
-struct season {
-	bool there;
-	int days;
-	bool like[SEASON_DAYS];
-	double day[SEASON_DAYS][BINS]; /* by blocks since 0 */
-	double bin[BINS];
-};
 
 static double correlation(const double *a, const double *b)
 {
@@ -294,15 +308,6 @@ static void find_season(const struct aging_series *s, const struct aging_resourc
 	}
 }
 
-/* Between the middles of two bins, in proportion. */
-static double season_at(const struct season *season, double block)
-{
-	double x = (block + 0.5 - BIN / 2.) / BIN, part = x - floor(x);
-	long i = (long)floor(x);
-
-	return season->bin[i % BINS] * (1 - part) + season->bin[(i + 1) % BINS] * part;
-}
-
 /* By how much the days it was learnt from differ from it between the blocks `from` and `to`: how far one of them, a little earlier
  * or later, strays.  Of few days little is known. */
 static double season_varies(const struct season *season, long from, long to)
@@ -321,7 +326,7 @@ static double season_varies(const struct season *season, long from, long to)
 			double low = INFINITY, high = -INFINITY;
 
 			for (long i = from / BIN; i < to / BIN; i++) {
-				double x = season->day[d][(i + shift) % BINS] - season->bin[i % BINS];
+				double x = season->day[d][(i + BINS + shift) % BINS] - season->bin[i % BINS];
 
 				low = fmin(low, x);
 				high = fmax(high, x);
@@ -353,22 +358,21 @@ struct points {
 	size_t n, there;
 };
 
-/* The floors of the steps that end with block `to`, without the cycle. */
+/* The floors that end with the last `n` steps before block `to`, without the cycle. */
 static void take_points(const struct aging_series *s, const struct aging_resource *r, long to, long step, size_t n,
 			const struct season *season, struct points *p)
 {
-	double v[AGING_MOST_VALUES];
-
 	p->n = p->there = 0;
 	for (size_t i = 0; i < n && i < MOST_POINTS; i++) {
 		long end = to - (long)(n - 1 - i) * step;
-		size_t k = 0;
+		/* Of many blocks some are enough. */
+		double y = used_in(s, r, end - FLOOR * step, end, step / 16 + 1, season);
 
-		for (long b = end - FLOOR * step; b < end; b += step / 16 + 1) /* of many, some are enough */
-			v[k++] = use_of(s, r, b) - (season && season->there ? season_at(season, (double)b) : 0);
-		p->t[p->n] = (double)end * BLOCK * MINUTE;
-		p->y[p->n] = aging_quantile(v, k, LOW);
-		p->there += !isnan(p->y[p->n++]);
+		p->t[i] = (double)end * BLOCK * MINUTE;
+		p->y[i] = y;
+		p->n++;
+		if (!isnan(y))
+			p->there++;
 	}
 }
 
@@ -384,7 +388,7 @@ static int rising(const void *a, const void *b)
 static bool is_even(const struct points *p, double slope)
 {
 	double v[MOST_POINTS], sum = 0;
-	size_t n = 0;
+	size_t n = 0, out;
 
 	for (size_t i = 0; i + STRETCH < p->n; i++)
 		v[n++] = (p->y[i + STRETCH] - p->y[i]) / (p->t[i + STRETCH] - p->t[i]);
@@ -395,40 +399,21 @@ static bool is_even(const struct points *p, double slope)
 		if (!isnan(p->y[i + 1] - p->y[i]))
 			v[n++] = (p->y[i + 1] - p->y[i]) / (p->t[i + 1] - p->t[i]);
 	qsort(v, n, sizeof(*v), rising);
-	for (size_t i = n / 5; i < n - n / 5; i++)
+	out = n / 5;
+	for (size_t i = out; i < n - out; i++)
 		sum += v[i];
-	return sum > EVEN * slope * (double)(n - 2 * (n / 5));
-}
-
-/* What fills and is emptied again comes back to where it was: the lowest of each part of a window has to grow, too. */
-static bool floor_rises(const struct aging_series *s, const struct aging_resource *r, long from, long to, const struct season *season,
-			double slope)
-{
-	double v[AGING_MOST_VALUES], before = NAN, share = EVEN * slope * (double)(to - from) / PARTS * BLOCK * MINUTE;
-
-	for (int i = 0; i < PARTS; i++) {
-		size_t n = 0;
-		double now;
-
-		for (long b = from + (to - from) * i / PARTS; b < from + (to - from) * (i + 1) / PARTS && n < AGING_MOST_VALUES; b++)
-			v[n++] = use_of(s, r, b) - (season->there ? season_at(season, (double)b) : 0);
-		now = aging_quantile(v, n, LOWEST);
-		if (i && !(now - before > share))
-			return false;
-		before = now;
-	}
-	return true;
+	return sum > EVEN * slope * (double)(n - 2 * out);
 }
 
 /* Does the last part of the window level off before the limit?  Its slope halves every so often: what is still to come is
  * finite. */
-static bool levels_off(const struct points *p, size_t from, double left)
+static bool levels_off(const struct points *p, size_t from, double left, double curved)
 {
 	struct aging_curve curve;
 	double end;
 
 	aging_parabola(p->t + from, p->y + from, p->n - from, &curve);
-	if (!(curve.curve < -CURVED * curve.curve_error))
+	if (!(curve.curve < -curved * curve.curve_error))
 		return false;
 	end = curve.slope + curve.curve * (p->t[p->n - 1] - p->t[from]);
 	return end <= 0 || end * end / (-2 * curve.curve) * 1.5 < left;
@@ -481,19 +466,38 @@ static bool keeps_up(const struct points *p, double slope, double comes)
 	return curve.slope + change > SLOWER * (curve.slope - change);
 }
 
+/* What comes and goes may have come now: it is no part of the growth, and without it there has to be enough.  And from what has
+ * risen as much before, and was none, or may have, it has to be told by its shape. */
+static bool is_unheard_of(const struct aging_series *s, const struct aging_resource *r, int w, const struct points *p, double slope,
+			  double room)
+{
+	long before = end_of(s) - STEPS * windows[w].step - begin_of(s);
+	double span = (double)STEPS * windows[w].step * BLOCK * MINUTE, rise;
+	struct past past;
+
+	look_back(s, r, windows[w].step, &past);
+	rise = slope * span - past.bump;
+	if (room * span > rise * windows[w].horizon * MINUTE)
+		return false;
+	if (rise > ALIKE * trust((double)before / DAILY) * (past.rise - past.bump))
+		return true;
+	return rise > CLEAR * past.bump && keeps_up(p, slope, past.bump);
+}
+
 /* What is left for growth: use for a moment comes on top of it. */
-static double room_of(const struct aging_series *s, const struct aging_resource *r)
+static double room_of(const struct aging_series *s, const struct aging_resource *r, double left)
 {
 	long to = end_of(s);
-	double v[DAILY], peak;
+	double v[DAILY], now = floor_of(s, r, to - FLOOR, to);
 	size_t n = 0;
 
+	if (!isnan(now))
+		left = (r->falls ? 0 : r->capacity) - now;
 	for (long b = to - DAILY; b < to; b++)
 		if (!isnan(use_of(s, r, b)))
 			v[n++] = (r->falls ? -(double)s->block[b % BLOCKS].least : (double)s->block[b % BLOCKS].most) -
 				 floor_of(s, r, b - FLOOR + 1, b + 1);
-	peak = n ? aging_quantile(v, n, PEAK) : 0;
-	return fmax((r->falls ? 0 : r->capacity) - floor_of(s, r, to - FLOOR, to) - peak, 0);
+	return fmax(left - (n ? aging_quantile(v, n, PEAK) : 0), 0);
 }
 
 /* When growth of so much a minute, and the cycle, will have used up what is left. */
@@ -501,7 +505,7 @@ static double used_up(double room, double slope, const struct season *season, lo
 {
 	if (!(slope > 0))
 		return INFINITY;
-	for (long b = 0; b < FORECAST / BLOCK && season->there; b += BIN)
+	for (long b = 0; b * BLOCK < FORECAST && season->there; b += BIN)
 		if (slope * (double)b * BLOCK + season_at(season, (double)(now + b)) - season_at(season, (double)now) >= room)
 			return (double)b * BLOCK * MINUTE;
 	return room / slope * MINUTE;
@@ -528,8 +532,7 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	struct aging_line line;
 	struct aging_mk mk;
 	struct points p;
-	struct past past;
-	double rise, span = (double)(to - from) * BLOCK * MINUTE;
+	double span = (double)(to - from) * BLOCK * MINUTE;
 
 	take_points(s, r, to, step, POINTS, season, &p);
 	if (p.there * 10 < p.n * 8)
@@ -541,22 +544,13 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	if (!(line.low > 0) || room > line.slope * windows[w].horizon * MINUTE)
 		return NONE;
 	/* No day is quite like another. */
-	if (season->there && line.slope * span < season_varies(season, from, to))
-		return NONE;
-	if (!is_even(&p, line.slope))
+	if ((season->there && line.slope * span < season_varies(season, from, to)) || !is_even(&p, line.slope))
 		return NONE;
 	/* It may have begun within the window. */
 	for (size_t k = 0; k < 3; k++)
-		if (levels_off(&p, p.n * k / 4, room))
+		if (levels_off(&p, p.n * k / 4, room, windows[w].curved))
 			return LEVELS;
-	if (step * STEPS >= DAILY && !floor_rises(s, r, from, to, season, line.slope))
-		return NONE;
-	look_back(s, r, step, &past);
-	/* What comes and goes may have come now: it is no part of the growth.  And from what has risen as much before, and was none,
-	 * or may have, it has to be told. */
-	rise = line.slope * span - past.bump;
-	if (room > rise / span * windows[w].horizon * MINUTE ||
-	    (!(rise > ALIKE * trust((double)(from - begin_of(s)) / DAILY) * (past.rise - past.bump)) && !(rise > past.bump && keeps_up(&p, line.slope, past.bump))))
+	if (!is_unheard_of(s, r, w, &p, line.slope, room))
 		return NONE;
 	v->window = span;
 	v->p = mk.p;
@@ -606,10 +600,9 @@ static double line_of(const struct aging_series *s, const struct aging_resource 
 {
 	struct aging_mk mk, plain;
 	struct points p;
-	long step = blocks / (MOST_POINTS + FLOOR - 1) + 1;
-	size_t n = (size_t)fmax((double)(blocks / step - FLOOR + 1), 2);
+	long step = blocks / (MOST_POINTS + FLOOR - 1) + 1, n = blocks / step - FLOOR + 1;
 
-	take_points(s, r, end_of(s), step, n, season, &p);
+	take_points(s, r, end_of(s), step, (size_t)(n < 2 ? 2 : n), season, &p);
 	aging_mann_kendall(p.y, p.n, 0, &plain);
 	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
 	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
@@ -668,7 +661,7 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 	v->finding = AGING_LEARNING;
 	if (s->last + 1 - s->first < LEARNING)
 		return;
-	room = room_of(s, r);
+	room = room_of(s, r, v->left);
 	e = look_at_all(s, r, room, v);
 	if (now - s->judged > 2.5 * AGING_JUDGE_S)
 		s->streak = 0;
