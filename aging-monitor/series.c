@@ -383,6 +383,12 @@ static int rising(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* Does it, by a share of the mean, from the points about the `i`th to those a stretch later? */
+static bool grows_from(const struct points *p, size_t i, double slope)
+{
+	return aging_median(p->y + i + STRETCH, STRETCH) - aging_median(p->y + i, STRETCH) > EVEN * slope * (p->t[STRETCH] - p->t[0]);
+}
+
 /* Growth is all over the window; a shift of the load, however slow, or some of them, are not.  Half of all stretches grow by a
  * share of the mean, and so does what is left without the steps that stand out. */
 static bool is_even(const struct points *p, double slope)
@@ -459,7 +465,7 @@ static bool keeps_up(const struct points *p, double slope, double comes)
 	struct aging_curve curve;
 	double span = p->t[p->n - 1] - p->t[0], change;
 
-	if (!(aging_median(p->y + STRETCH, STRETCH) - aging_median(p->y, STRETCH) > EVEN * slope * (p->t[STRETCH] - p->t[0])))
+	if (!grows_from(p, 0, slope))
 		return false;
 	aging_parabola(p->t, p->y, p->n, &curve);
 	change = (curve.curve - SURELY * curve.curve_error) * span - comes / span;
@@ -546,6 +552,9 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	/* No day is quite like another. */
 	if ((season->there && line.slope * span < season_varies(season, from, to)) || !is_even(&p, line.slope))
 		return NONE;
+	/* Long ones are in no hurry: what has begun, or ended, within one is for another. */
+	if (step * STEPS >= DAILY && (!grows_from(&p, 0, line.slope) || !grows_from(&p, POINTS - 2 * STRETCH, line.slope)))
+		return NONE;
 	/* It may have begun within the window. */
 	for (size_t k = 0; k < 3; k++)
 		if (levels_off(&p, p.n * k / 4, room, windows[w].curved))
@@ -594,9 +603,9 @@ static enum evidence look_at_all(const struct aging_series *s, const struct agin
 	return best;
 }
 
-/* The line of the last `blocks`; how much it has grown. */
-static double line_of(const struct aging_series *s, const struct aging_resource *r, long blocks, const struct season *season,
-		      struct aging_line *line)
+/* The line of the last `blocks`. */
+static void line_of(const struct aging_series *s, const struct aging_resource *r, long blocks, const struct season *season,
+		    struct aging_line *line)
 {
 	struct aging_mk mk, plain;
 	struct points p;
@@ -606,7 +615,6 @@ static double line_of(const struct aging_series *s, const struct aging_resource 
 	aging_mann_kendall(p.y, p.n, 0, &plain);
 	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
 	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
-	return p.n < 2 * FLOOR ? NAN : aging_median(p.y + p.n - FLOOR, FLOOR) - aging_median(p.y, FLOOR);
 }
 
 /* What was found goes on as long as it grows by a share of what it did, and has not been given back.  Its slope is that since it
@@ -619,11 +627,14 @@ static bool goes_on(const struct aging_series *s, const struct aging_resource *r
 	struct aging_line all, half, late;
 	struct season season;
 	double grown;
+	long to = end_of(s);
 
 	if (since > BLOCKS)
 		since = BLOCKS;
 	find_season(s, r, end_of(s) - since, &season);
-	grown = line_of(s, r, since, &season, &all);
+	line_of(s, r, since, &season, &all);
+	grown = used_in(s, r, to - FLOOR, to, 1, &season) -
+		used_in(s, r, to - since, to - since + (since > 8 * FLOOR ? since / 8 : FLOOR), 1, &season);
 	*back = !(grown > GOES_ON * all.slope * (double)since * BLOCK * MINUTE);
 	if (*back)
 		return false;
@@ -642,7 +653,7 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 {
 	enum evidence e;
 	double level, room;
-	bool back;
+	bool back, known;
 
 	*v = (struct aging_verdict){.finding = AGING_UNKNOWN, .exhausted_in = INFINITY, .earliest = INFINITY, .latest = INFINITY,
 				    .left = NAN, .p = 1};
@@ -672,7 +683,8 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 	if (now - s->judged >= AGING_JUDGE_S / 2.)
 		s->judged = now;
 	v->finding = e == LEVELS ? AGING_LEVELS : AGING_STEADY;
-	if (s->streak >= CONFIRM && !(s->trend.window > 0)) {
+	known = s->trend.window > 0;
+	if (s->streak >= CONFIRM && !known) {
 		s->begin = end_of(s) - (long)(v->window / MINUTE / BLOCK);
 		s->confirmed = v->slope;
 	}
@@ -680,10 +692,10 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 		s->trend = *v;
 	if (!(s->trend.window > 0))
 		return;
-	if (goes_on(s, r, room, v, &back) || s->streak >= CONFIRM) {
+	if (goes_on(s, r, room, v, &back)) {
 		s->trend = *v;
 		s->found = now;
-	} else if (back || now - s->found > TAKEN_BACK) {
+	} else if (back || !known || now - s->found > TAKEN_BACK) { /* a long window sees for long what has been */
 		s->trend.window = 0;
 		return;
 	} else {
