@@ -252,23 +252,20 @@ static double trust(double days)
 
 static double correlation(const double *a, const double *b)
 {
-	double n = 0, ma = 0, mb = 0, aa = 0, bb = 0, ab = 0;
+	double n = 0, sa = 0, sb = 0, aa = 0, bb = 0, ab = 0;
 
 	for (int i = 0; i < BINS; i++)
 		if (!isnan(a[i]) && !isnan(b[i])) {
-			ma += a[i];
-			mb += b[i];
 			n++;
+			sa += a[i];
+			sb += b[i];
+			aa += a[i] * a[i];
+			bb += b[i] * b[i];
+			ab += a[i] * b[i];
 		}
-	for (int i = 0; i < BINS && n > 0; i++)
-		if (!isnan(a[i]) && !isnan(b[i])) {
-			double x = a[i] - ma / n, y = b[i] - mb / n;
-
-			aa += x * x;
-			bb += y * y;
-			ab += x * y;
-		}
-	return n >= BINS / 2. && aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
+	aa -= sa * sa / n;
+	bb -= sb * sb / n;
+	return n >= BINS / 2. && aa > 0 && bb > 0 ? (ab - sa * sb / n) / sqrt(aa * bb) : 0;
 }
 
 /* The median of those of up to seven days before block `to` that are like another one, each less its own median: working days,
@@ -621,21 +618,18 @@ static void line_of(const struct aging_series *s, const struct aging_resource *r
  * began, or, if that is not the same any more, that of the half since. */
 static bool goes_on(const struct aging_series *s, const struct aging_resource *r, double room, struct aging_verdict *v, bool *back)
 {
-	const long least = STEPS * windows[0].step;
-	long since = end_of(s) - s->begin;
+	const long least = STEPS * windows[0].step, to = end_of(s);
+	long since = to - s->begin > BLOCKS ? BLOCKS : to - s->begin;
 	struct aging_verdict found = s->trend;
 	struct aging_line all, half, late;
 	struct season season;
 	double grown;
-	long to = end_of(s);
 
-	if (since > BLOCKS)
-		since = BLOCKS;
-	find_season(s, r, end_of(s) - since, &season);
+	find_season(s, r, to - since, &season);
 	line_of(s, r, since, &season, &all);
 	grown = used_in(s, r, to - FLOOR, to, 1, &season) -
 		used_in(s, r, to - since, to - since + (since > 8 * FLOOR ? since / 8 : FLOOR), 1, &season);
-	*back = !(grown > GOES_ON * all.slope * (double)since * BLOCK * MINUTE);
+	*back = !(all.slope > 0) || grown <= GOES_ON * all.slope * (double)since * BLOCK * MINUTE;
 	if (*back)
 		return false;
 	line_of(s, r, (long)fmin(fmax((double)since / 4, (double)least), LATE), &season, &late);
@@ -644,7 +638,7 @@ static bool goes_on(const struct aging_series *s, const struct aging_resource *r
 	line_of(s, r, (long)fmax((double)since / 2, (double)least), &season, &half);
 	found.left = v->left;
 	found.window = (double)since * BLOCK * MINUTE;
-	forecast(&found, half.low > all.slope || half.high < all.slope ? &half : &all, room, &season, end_of(s));
+	forecast(&found, half.low > all.slope || half.high < all.slope ? &half : &all, room, &season, to);
 	*v = found;
 	return true;
 }
