@@ -62,22 +62,26 @@ struct aging_curve {
 };
 void aging_parabola(const double *t, const double *y, size_t n, struct aging_curve *r);
 
-/* The median, and 1.4826 times the median distance from it (the standard deviation, if they are normal); NaN without values. */
+/* The median, the value below which a share of `q` is (the nearest there is), and 1.4826 times the median distance from the median
+ * (the standard deviation, if they are normal); NaN without values. */
 double aging_median(const double *y, size_t n);
-double aging_spread(const double *y, size_t n);
-/* The value that a share q (0 to 1) of them do not exceed: the ceil(q n)-th of them in order. */
 double aging_quantile(const double *y, size_t n, double q);
+double aging_spread(const double *y, size_t n);
 
 /* ---- one resource, watched
  *
- * Samples become one value a minute (their median); eight days of them are kept.  A judgement looks at windows of 90 minutes
- * to 7 days that end now.  In a window that is evidence
+ * Samples become one value a minute (their median) and what is low, high, least and most in five minutes; eight days of them are
+ * kept.  A judgement looks at windows of 90 minutes to 7 days that end now, at the floor of use in each: what is used for a moment
+ * only is no growth.  In a window that is evidence
  *  - Mann-Kendall with Hamed's and Rao's correction is sure;
- *  - what stands out among the changes from point to point, a shift of the load, is cut off before, and what is left grows from
- *    each part of the window to the next; in windows of a day and more the least of each part grows, too;
- *  - the daily cycle explains it not: what earlier days that are alike did at that time is taken off, unless today is another;
+ *  - the growth is all over it, neither in a few steps nor in one stretch: those are shifts of the load;
+ *  - it is more than what has come and gone as often in windows as long before; and if as much has risen before and stayed a while
+ *    (a cache, the morning), or too little is known of before, it has gone on for the whole window and does for sure not slow down;
+ *  - the daily cycle explains it not: what earlier days that are alike did at that time is taken off, unless today is another, and
+ *    what is left is more than those days differ by, of which few days tell little;
  *  - it does not level off before the limit, by its curvature;
  *  - at its slope the limit is near compared with the window: what is weeks away is believed only after days.
+ * The limit is reached when the highest peaks above the floor reach it.
  * What is found three times running, five minutes apart, is said; it is taken back when it has not grown on for an hour.
  */
 struct aging_resource {

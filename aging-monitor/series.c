@@ -8,54 +8,88 @@
 
 enum {
 	MINUTE = 60,
-	DAY = 1440, /* minutes, as all below */
+	DAY = 1440, /* minutes, as these */
 	KEPT = 8 * DAY,
-	WARM_UP = 15,
-	FORECAST = 60 * DAY,
-	LATE = 6 * 60,
 	LEARNING = 2 * DAY,
+	FORECAST = 60 * DAY,
 	SILENCE = 10,
-	SMOOTH = 5, /* for the level now */
-	BIN = 15,   /* of the daily cycle */
-	BINS = DAY / BIN,
-	SEASON_DAYS = 7,
+	SMOOTH = 5,   /* for the level now */
 	SAMPLES = 64, /* most in a minute that count */
-	POINTS = 100, /* of a window */
+	BLOCK = 5,
+	/* Blocks, as all below. */
+	BLOCKS = KEPT / BLOCK,
+	DAILY = DAY / BLOCK,
+	WARM_UP = 3,
+	LATE = 72,
+	BIN = 3, /* of the daily cycle */
+	BINS = DAILY / BIN,
+	SEASON_DAYS = 7,
+	/* A point is the floor of so many steps that end with it. */
+	FLOOR = 3,
+	POINTS = 16, /* of a window */
+	STEPS = POINTS + FLOOR - 1,
+	STRETCH = 3,
+	MOST_POINTS = 40,
 };
 
 /* What a window must show to be believed. */
-#define SURE_P	       1e-3
-#define SURE_Z	       2.5758  /* of the slope's interval: 99 % */
-#define EVEN	       0.4     /* of the mean growth between quarters: the least of any */
-#define CURVED	       2.5     /* standard errors */
-#define JUMP	       4.0     /* spreads of the changes from point to point: more is cut off */
-#define JUMP_LEFT      0.01    /* of what is left: less is never cut off */
-#define SEASON	       0.6     /* correlation of two days from which on there is a daily cycle */
-#define SEASON_FITS    0.5     /* the spread without it, of that with it */
-#define SEASON_VARIES  0.35    /* of the cycle: how much of it may be another on another day */
-#define CRITICAL       0.05
-#define GOES_ON	       0.3     /* of the slope that was found */
-#define SAME	       0.3     /* of the slope: so much another one is the same */
-#define CONFIRM	       3       /* judgements */
-#define TAKEN_BACK     (60 * MINUTE)
+#define LOW	    0.2    /* of blocks in order: where their floor is */
+#define SURE_P	    1e-3
+#define SURE_Z	    2.5758 /* of the slope's interval: 99 % */
+#define EVEN	    0.4    /* of the mean growth: that of half of all stretches, and without the steps */
+#define SURELY	    2      /* standard errors, of a curve */
+#define SLOWER	    0.6    /* of the slope when it began */
+#define ALIKE	    3        /* of what has risen before, and no more: it may be the same */
+#define CLEAR	    3      /* of what comes and goes: from there on its shape says something */
+#define RARE	    2      /* a day: what comes more seldom is left to the other tests */
+#define SEASON	    0.85   /* correlation of two days from which on there is a daily cycle */
+#define UNKNOWN	    1.0    /* of the cycle, by the days it was learnt from: by so much, at least, it may differ */
+#define SEASON_FITS 0.5    /* the spread without it, of that with it */
+#define CRITICAL    0.05
+#define PEAK	    0.98   /* of a day's blocks in order: how far they reach above the floor */
+#define GOES_ON	    0.3    /* of the slope that was found */
+#define CONFIRM	    3      /* judgements */
+#define TAKEN_BACK  (60 * MINUTE)
 
-/* A window, how far ahead it may see, and the parts from each of which to the next it must have grown. */
+/* A window: the blocks of a step, how many minutes ahead it may see, and how many standard errors a curve has to have (a short
+ * one is bent by chance). */
 static const struct {
-	int minutes, horizon, parts;
-} windows[] = {{90, 26 * 60, 3}, {6 * 60, 4 * DAY, 4}, {DAY, 16 * DAY, 4}, {3 * DAY, 30 * DAY, 3}, {7 * DAY, 60 * DAY, 3}};
+	int step, horizon;
+	double curved;
+} windows[] = {{1, 36 * 60, 3.5},   {2, 2 * DAY, 2.5},	 {4, 4 * DAY, 2.5},
+	       {16, 16 * DAY, 2.5}, {48, 30 * DAY, 2.5}, {112, 60 * DAY, 2.5}};
 enum { WINDOWS = sizeof(windows) / sizeof(windows[0]) };
 
+struct block {
+	float least, low, high, most; /* of all samples, and of the minutes the second from either end */
+};
+
 struct aging_series {
-	float ring[KEPT];	 /* a value a minute, NaN where there was none */
+	float ring[KEPT];	    /* a value a minute, NaN where there was none */
+	struct block block[BLOCKS]; /* NaN where nothing was told */
 	double sample[SAMPLES];
 	size_t samples;
 	long first, last, begun; /* minutes: of the history, the newest whole one, the one that is being sampled; -1: none */
 	unsigned int streak;
-	double found, judged;	 /* times */
+	double found, judged;	    /* times */
 	struct aging_verdict trend; /* what was found last, if it has a window */
-	long begin;		    /* its first minute */
+	long begin;		    /* its first block */
 	double confirmed;	    /* its slope then */
 };
+
+static const struct block untold = {NAN, NAN, NAN, NAN};
+
+static void forget(struct aging_series *s)
+{
+	for (size_t i = 0; i < KEPT; i++)
+		s->ring[i] = NAN;
+	for (size_t i = 0; i < BLOCKS; i++)
+		s->block[i] = untold;
+	s->first = s->last = -1;
+	s->samples = 0;
+	s->streak = 0;
+	s->trend.window = 0;
+}
 
 struct aging_series *aging_series_create(void)
 {
@@ -63,9 +97,8 @@ struct aging_series *aging_series_create(void)
 
 	if (!s)
 		return NULL;
-	for (size_t i = 0; i < KEPT; i++)
-		s->ring[i] = NAN;
-	s->first = s->last = s->begun = -1;
+	forget(s);
+	s->begun = -1;
 	s->found = s->judged = -INFINITY;
 	return s;
 }
@@ -98,17 +131,40 @@ double aging_series_median(const struct aging_series *s, double from, double to)
 					      (long)fmin(ceil(to / MINUTE), (double)s->last + 1));
 }
 
+/* What the block of minute `m` holds up to that one. */
+static void tell_block(struct aging_series *s, long m)
+{
+	struct block *b = &s->block[m / BLOCK % BLOCKS];
+	double v[BLOCK];
+	size_t n = 0;
+
+	for (size_t i = 0; i < s->samples; i++) {
+		b->least = fminf(b->least, (float)s->sample[i]);
+		b->most = fmaxf(b->most, (float)s->sample[i]);
+	}
+	for (long i = m - m % BLOCK; i <= m; i++)
+		v[n++] = at(s, i);
+	b->low = (float)aging_quantile(v, n, LOW);
+	b->high = (float)aging_quantile(v, n, 1 - LOW);
+}
+
 /* The minute that was sampled is over. */
 static void end_minute(struct aging_series *s)
 {
+	long from = s->last < 0 ? s->begun : s->last + 1;
+
 	if (s->first < 0)
 		s->first = s->begun;
-	for (long m = s->last < 0 ? s->begun : s->last + 1; m < s->begun; m++)
+	for (long m = from; m <= s->begun; m++) {
 		s->ring[m % KEPT] = NAN;
+		if (m % BLOCK == 0 || m == s->first)
+			s->block[m / BLOCK % BLOCKS] = untold;
+	}
 	s->ring[s->begun % KEPT] = (float)aging_median(s->sample, s->samples);
 	s->last = s->begun;
 	if (s->first < s->last - KEPT + 1)
 		s->first = s->last - KEPT + 1;
+	tell_block(s, s->last);
 	s->samples = 0;
 }
 
@@ -121,14 +177,8 @@ bool aging_series_add(struct aging_series *s, double t, double value)
 	minute = (long)(t / MINUTE);
 	if (minute < s->begun || minute <= s->last)
 		return false;
-	if (s->last >= 0 && minute > s->last + KEPT) { /* nothing that is kept is of use */
-		for (size_t i = 0; i < KEPT; i++)
-			s->ring[i] = NAN;
-		s->first = s->last = -1;
-		s->samples = 0;
-		s->streak = 0;
-		s->trend.window = 0;
-	}
+	if (s->last >= 0 && minute > s->last + KEPT) /* nothing that is kept is of use */
+		forget(s);
 	if (s->samples && minute > s->begun)
 		end_minute(s);
 	s->begun = minute;
@@ -137,101 +187,163 @@ bool aging_series_add(struct aging_series *s, double t, double value)
 	return true;
 }
 
-/* ---- the daily cycle */
+/* ---- what is used up, in blocks: the whole ones of the history are [begin_of(), end_of()) */
 
+static long begin_of(const struct aging_series *s)
+{
+	return (s->first + BLOCK - 1) / BLOCK;
+}
+
+static long end_of(const struct aging_series *s)
+{
+	return (s->last + 1) / BLOCK;
+}
+
+/* Low in the block: what is used for a moment only is no growth. */
+static double use_of(const struct aging_series *s, const struct aging_resource *r, long b)
+{
+	if (b < begin_of(s) || b >= end_of(s) || b < end_of(s) - BLOCKS + 1)
+		return NAN;
+	return r->falls ? -(double)s->block[b % BLOCKS].high : (double)s->block[b % BLOCKS].low;
+}
+
+/* The daily cycle: up to seven days, which of them are like another, and what those have in common. */
 struct season {
 	bool there;
-	double bin[BINS]; /* of the time of day, by minutes since 0 */
+	int days;
+	bool like[SEASON_DAYS];
+	double day[SEASON_DAYS][BINS]; /* by time of the day */
+	double bin[BINS];
 };
+
+/* Between the middles of two bins, in proportion. */
+static double season_at(const struct season *season, double block)
+{
+	double x = (block + 0.5 - BIN / 2.) / BIN, part = x - floor(x);
+	long i = (long)floor(x);
+
+	return season->bin[i % BINS] * (1 - part) + season->bin[(i + 1) % BINS] * part;
+}
+
+/* What is used in the blocks [from, to), less the cycle if there is one: what is low in every `by`th. */
+static double used_in(const struct aging_series *s, const struct aging_resource *r, long from, long to, long by,
+		      const struct season *season)
+{
+	double v[AGING_MOST_VALUES];
+	size_t n = 0;
+
+	for (long b = from; b < to && n < AGING_MOST_VALUES; b += by)
+		v[n++] = use_of(s, r, b) - (season && season->there ? season_at(season, (double)b) : 0);
+	return aging_quantile(v, n, LOW);
+}
+
+static double floor_of(const struct aging_series *s, const struct aging_resource *r, long from, long to)
+{
+	return used_in(s, r, from, to, 1, NULL);
+}
+
+/* What few days have shown at most is soon exceeded: by how much it is taken for more. */
+static double trust(double days)
+{
+	return 1 + 2 / days;
+}
+
+/* ---- the daily cycle */
 
 static double correlation(const double *a, const double *b)
 {
-	double n = 0, ma = 0, mb = 0, aa = 0, bb = 0, ab = 0;
+	double n = 0, sa = 0, sb = 0, aa = 0, bb = 0, ab = 0;
 
 	for (int i = 0; i < BINS; i++)
 		if (!isnan(a[i]) && !isnan(b[i])) {
-			ma += a[i];
-			mb += b[i];
 			n++;
+			sa += a[i];
+			sb += b[i];
+			aa += a[i] * a[i];
+			bb += b[i] * b[i];
+			ab += a[i] * b[i];
 		}
-	for (int i = 0; i < BINS && n > 0; i++)
-		if (!isnan(a[i]) && !isnan(b[i])) {
-			double x = a[i] - ma / n, y = b[i] - mb / n;
-
-			aa += x * x;
-			bb += y * y;
-			ab += x * y;
-		}
-	return n >= BINS / 2. && aa > 0 && bb > 0 ? ab / sqrt(aa * bb) : 0;
+	aa -= sa * sa / n;
+	bb -= sb * sb / n;
+	return n >= BINS / 2. && aa > 0 && bb > 0 ? (ab - sa * sb / n) / sqrt(aa * bb) : 0;
 }
 
-/* The median of those of up to seven days before minute `to` that are like another one, each less its own median: working
- * days, for example. */
-static void find_season(const struct aging_series *s, long to, struct season *out)
+/* The median of those of up to seven days before block `to` that are like another one, each less its own median: working days,
+ * for example. */
+static void find_season(const struct aging_series *s, const struct aging_resource *r, long to, struct season *out)
 {
-	double day[SEASON_DAYS][BINS], v[SEASON_DAYS];
-	bool like[SEASON_DAYS] = {false};
-	int days = 0;
+	double v[SEASON_DAYS];
 
-	out->there = false;
+	*out = (struct season){.there = false};
 	to -= to % BIN;
 	/* Of the first one half is enough. */
-	for (; days < SEASON_DAYS && to - days * DAY - DAY / 2 >= s->first; days++) {
-		double middle = median_at(s, to - (days + 1) * DAY, to - days * DAY);
+	for (; out->days < SEASON_DAYS && to - out->days * DAILY - DAILY / 2 >= begin_of(s); out->days++) {
+		double *day = out->day[out->days], middle;
 
 		for (int i = 0; i < BINS; i++) {
-			long m = to - (days + 1) * DAY + i * BIN;
+			long b = to - (out->days + 1) * DAILY + i * BIN;
 
-			day[days][(m + KEPT) / BIN % BINS] = m < s->first ? NAN : median_at(s, m, m + BIN) - middle;
+			day[(b + BLOCKS) / BIN % BINS] = floor_of(s, r, b, b + BIN);
 		}
+		middle = aging_median(day, BINS);
+		for (int i = 0; i < BINS; i++)
+			day[i] -= middle;
 	}
-	for (int a = 0; a < days; a++)
-		for (int b = a + 1; b < days; b++)
-			if (correlation(day[a], day[b]) > SEASON)
-				out->there = like[a] = like[b] = true;
+	for (int a = 0; a < out->days; a++)
+		for (int b = a + 1; b < out->days; b++)
+			if (correlation(out->day[a], out->day[b]) > SEASON)
+				out->there = out->like[a] = out->like[b] = true;
 	for (int i = 0; i < BINS && out->there; i++) {
 		size_t n = 0;
 
-		for (int d = 0; d < days; d++)
-			if (like[d])
-				v[n++] = day[d][i];
+		for (int d = 0; d < out->days; d++)
+			if (out->like[d])
+				v[n++] = out->day[d][i];
 		out->bin[i] = aging_median(v, n);
 		if (isnan(out->bin[i]))
 			out->bin[i] = 0;
 	}
 }
 
-/* Between the middles of two bins, in proportion. */
-static double season_at(const struct season *season, double minute)
+/* By how much the days it was learnt from differ from it between the blocks `from` and `to`: how far one of them, a little earlier
+ * or later, strays.  Of few days little is known. */
+static double season_varies(const struct season *season, long from, long to)
 {
-	double x = (minute - BIN / 2.) / BIN, part = x - floor(x);
-	long i = (long)floor(x);
+	double most = 0, days = 0, least = INFINITY, highest = -INFINITY;
 
-	return season->bin[i % BINS] * (1 - part) + season->bin[(i + 1) % BINS] * part;
-}
-
-/* What the cycle does within the last `minutes`, from its least to its most. */
-static double season_range(const struct aging_series *s, int minutes, const struct season *season)
-{
-	double least = INFINITY, most = -INFINITY;
-
-	for (long m = s->last + 1 - minutes; m <= s->last; m += BIN) {
-		least = fmin(least, season_at(season, (double)m));
-		most = fmax(most, season_at(season, (double)m));
+	for (long i = from / BIN; i < to / BIN; i++) {
+		least = fmin(least, season->bin[i % BINS]);
+		highest = fmax(highest, season->bin[i % BINS]);
 	}
-	return most - least;
+	for (int d = 0; d < season->days; d++) {
+		if (!season->like[d])
+			continue;
+		days++;
+		for (long shift = -1; shift <= 1; shift++) {
+			double low = INFINITY, high = -INFINITY;
+
+			for (long i = from / BIN; i < to / BIN; i++) {
+				double x = season->day[d][(i + BINS + shift) % BINS] - season->bin[i % BINS];
+
+				low = fmin(low, x);
+				high = fmax(high, x);
+			}
+			most = fmax(most, high - low);
+		}
+	}
+	return fmax(most * trust(days), (highest - least) * UNKNOWN / days);
 }
 
-/* Did the half day before minute `to` follow the cycle? */
-static bool fits(const struct aging_series *s, long to, const struct season *season)
+/* Did the half day before block `to` follow the cycle? */
+static bool fits(const struct aging_series *s, const struct aging_resource *r, long to, const struct season *season)
 {
 	double raw[BINS / 2], less[BINS / 2];
 
 	for (int i = 0; i < BINS / 2; i++) {
-		long m = to - (i + 1) * BIN;
+		long b = to - (i + 1) * BIN;
 
-		raw[i] = median_at(s, m, m + BIN);
-		less[i] = raw[i] - season_at(season, (double)m + BIN / 2.);
+		raw[i] = floor_of(s, r, b, b + BIN);
+		less[i] = raw[i] - season_at(season, (double)b + 1);
 	}
 	return aging_spread(less, BINS / 2) < SEASON_FITS * aging_spread(raw, BINS / 2);
 }
@@ -239,191 +351,241 @@ static bool fits(const struct aging_series *s, long to, const struct season *sea
 /* ---- judgement */
 
 struct points {
-	double t[POINTS], y[POINTS]; /* y: what is used up */
+	double t[MOST_POINTS], y[MOST_POINTS];
 	size_t n, there;
 };
 
-/* The window's values, POINTS medians of equal length or less. */
-static void take_points(const struct aging_series *s, const struct aging_resource *r, int minutes, const struct season *season,
-			struct points *p)
+/* The floors that end with the last `n` steps before block `to`, without the cycle. */
+static void take_points(const struct aging_series *s, const struct aging_resource *r, long to, long step, size_t n,
+			const struct season *season, struct points *p)
 {
-	long block = (minutes + POINTS - 1) / POINTS, from = s->last + 1 - minutes;
-
 	p->n = p->there = 0;
-	for (long m = from; m + block <= s->last + 1; m += block) {
-		double y = median_at(s, m, m + block);
+	for (size_t i = 0; i < n && i < MOST_POINTS; i++) {
+		long end = to - (long)(n - 1 - i) * step;
+		/* Of many blocks some are enough. */
+		double y = used_in(s, r, end - FLOOR * step, end, step / 16 + 1, season);
 
-		if (season->there)
-			y -= season_at(season, (double)m + (double)block / 2);
-		p->t[p->n] = ((double)m + (double)block / 2) * MINUTE;
-		p->y[p->n++] = r->falls ? -y : y;
-		p->there += !isnan(y);
+		p->t[i] = (double)end * BLOCK * MINUTE;
+		p->y[i] = y;
+		p->n++;
+		if (!isnan(y))
+			p->there++;
 	}
 }
 
-/* Changes from one point to the next that stand out are shifts of the level, not growth: what they stand out by is taken off.
- * Returns how much that was, all in all. */
-static double cut_jumps(struct points *p, double left)
+static int rising(const void *a, const void *b)
 {
-	double v[POINTS], middle, most, before = NAN, off = 0;
-	size_t n = 0;
+	double x = *(const double *)a, y = *(const double *)b;
 
-	for (size_t i = 0; i < p->n; i++)
-		if (!isnan(p->y[i])) {
-			if (!isnan(before))
-				v[n++] = p->y[i] - before;
-			before = p->y[i];
-		}
-	middle = aging_median(v, n);
-	most = fmax(JUMP * aging_spread(v, n), JUMP_LEFT * left);
-	before = NAN;
-	for (size_t i = 0; i < p->n; i++)
-		if (!isnan(p->y[i])) {
-			double x = p->y[i] - before - middle, now = p->y[i];
-
-			if (x > most)
-				off += x - most;
-			if (x < -most)
-				off += x + most;
-			p->y[i] -= off;
-			before = now;
-		}
-	return off;
+	return (x > y) - (x < y);
 }
 
-struct part {
-	double middle, least;
-};
-
-static void take_part(const struct points *p, int w, int i, struct part *out)
+/* Does it, by a share of the mean, from the points about the `i`th to those a stretch later? */
+static bool grows_from(const struct points *p, size_t i, double slope)
 {
-	size_t parts = (size_t)windows[w].parts, from = p->n * (size_t)i / parts, to = p->n * ((size_t)i + 1) / parts;
-
-	out->middle = aging_median(p->y + from, to - from);
-	out->least = INFINITY;
-	for (size_t k = from; k < to; k++)
-		if (p->y[k] < out->least) /* no NaN is */
-			out->least = p->y[k];
+	return aging_median(p->y + i + STRETCH, STRETCH) - aging_median(p->y + i, STRETCH) > EVEN * slope * (p->t[STRETCH] - p->t[0]);
 }
 
-/* Does it grow from part to part of the window, never by less than a share of the mean?  What fills and is emptied again comes
- * back to where it was: in windows of a day and more the least of each part has to grow, too, and in the others, if something
- * has been emptied, what there really was. */
-static bool is_even(const struct points *cut, const struct points *real, double off, int w)
+/* Growth is all over the window; a shift of the load, however slow, or some of them, are not.  Half of all stretches grow by a
+ * share of the mean, and so does what is left without the steps that stand out. */
+static bool is_even(const struct points *p, double slope)
 {
-	struct part a[4], b[4];
-	int last = windows[w].parts - 1;
-	double share;
+	double v[MOST_POINTS], sum = 0;
+	size_t n = 0, out;
 
-	for (int i = 0; i <= last; i++) {
-		take_part(cut, w, i, &a[i]);
-		take_part(real, w, i, &b[i]);
-	}
-	share = EVEN * (a[last].middle - a[0].middle) / last;
-	for (int i = 1; i <= last; i++)
-		if (!(a[i].middle - a[i - 1].middle > share) ||
-		    (windows[w].minutes >= DAY && !(b[i].least - b[i - 1].least > share)) ||
-		    (off < -share && !(b[i].middle - b[i - 1].middle > share)))
-			return false;
-	return true;
+	for (size_t i = 0; i + STRETCH < p->n; i++)
+		v[n++] = (p->y[i + STRETCH] - p->y[i]) / (p->t[i + STRETCH] - p->t[i]);
+	if (!(aging_median(v, n) > EVEN * slope))
+		return false;
+	n = 0;
+	for (size_t i = 0; i + 1 < p->n; i++)
+		if (!isnan(p->y[i + 1] - p->y[i]))
+			v[n++] = (p->y[i + 1] - p->y[i]) / (p->t[i + 1] - p->t[i]);
+	qsort(v, n, sizeof(*v), rising);
+	out = n / 5;
+	for (size_t i = out; i < n - out; i++)
+		sum += v[i];
+	return sum > EVEN * slope * (double)(n - 2 * out);
 }
 
 /* Does the last part of the window level off before the limit?  Its slope halves every so often: what is still to come is
  * finite. */
-static bool levels_off(const struct points *p, size_t from, double left)
+static bool levels_off(const struct points *p, size_t from, double left, double curved)
 {
 	struct aging_curve curve;
 	double end;
 
 	aging_parabola(p->t + from, p->y + from, p->n - from, &curve);
-	if (!(curve.curve < -CURVED * curve.curve_error))
+	if (!(curve.curve < -curved * curve.curve_error))
 		return false;
 	end = curve.slope + curve.curve * (p->t[p->n - 1] - p->t[from]);
 	return end <= 0 || end * end / (-2 * curve.curve) * 1.5 < left;
 }
 
-/* When growth of so much a minute, and the cycle, will have used up what is left. */
-static double used_up(double left, double slope, const struct aging_resource *r, const struct season *season, long now)
-{
-	double sign = r->falls ? -1 : 1;
+/* What the points before a window did: how much came and went again within a window's time, more often than RARE a day, and the
+ * most that they rose in it, whatever became of that. */
+struct past {
+	double bump, rise;
+};
 
-	if (!(slope > 0))
-		return INFINITY;
-	for (long m = 0; m < FORECAST && season->there; m += BIN)
-		if (slope * (double)m + sign * (season_at(season, (double)(now + m)) - season_at(season, (double)now)) >= left)
-			return (double)m * MINUTE;
-	return left / slope * MINUTE;
+static void look_back(const struct aging_series *s, const struct aging_resource *r, int step, struct past *out)
+{
+	double y[BLOCKS], top[BLOCKS];
+	long to = end_of(s) - STEPS * step, n = (to - begin_of(s)) / step - FLOOR + 1, tops = 0, rare = RARE * n * step / DAILY;
+
+	*out = (struct past){0, n < POINTS ? INFINITY : 0};
+	for (long i = 0; i < n; i++) {
+		long end = to - (n - 1 - i) * step;
+
+		y[i] = floor_of(s, r, end - FLOOR * step, end);
+	}
+	for (long i = 0; i < n; i++) {
+		double before = INFINITY, after = INFINITY;
+
+		for (long k = i - 1; k >= 0 && k > i - STEPS && !(y[k] >= y[i]); k--)
+			before = fmin(before, y[k]);
+		for (long k = i + 1; k < n && k < i + STEPS && !(y[k] > y[i]); k++)
+			after = fmin(after, y[k]);
+		if (before < y[i])
+			out->rise = fmax(out->rise, y[i] - before);
+		if (before < y[i] && after < y[i])
+			top[tops++] = y[i] - fmax(before, after);
+	}
+	qsort(top, (size_t)tops, sizeof(*top), rising);
+	if (rare < tops)
+		out->bump = top[tops - 1 - rare];
 }
 
-static void forecast(struct aging_verdict *v, const struct aging_line *line, const struct aging_resource *r,
-		     const struct season *season, long now)
+/* Had it begun before, and does it, for sure, not get slower, even if what comes and goes has come at its end? */
+static bool keeps_up(const struct points *p, double slope, double comes)
+{
+	struct aging_curve curve;
+	double span = p->t[p->n - 1] - p->t[0], change;
+
+	if (!grows_from(p, 0, slope))
+		return false;
+	aging_parabola(p->t, p->y, p->n, &curve);
+	change = (curve.curve - SURELY * curve.curve_error) * span - comes / span;
+	return curve.slope + change > SLOWER * (curve.slope - change);
+}
+
+/* What comes and goes may have come now: it is no part of the growth, and without it there has to be enough.  And from what has
+ * risen as much before, and was none, or may have, it has to be told by its shape. */
+static bool is_unheard_of(const struct aging_series *s, const struct aging_resource *r, int w, const struct points *p, double slope,
+			  double room)
+{
+	long before = end_of(s) - STEPS * windows[w].step - begin_of(s);
+	double span = (double)STEPS * windows[w].step * BLOCK * MINUTE, rise;
+	struct past past;
+
+	look_back(s, r, windows[w].step, &past);
+	rise = slope * span - past.bump;
+	if (room * span > rise * windows[w].horizon * MINUTE)
+		return false;
+	if (rise > ALIKE * trust((double)before / DAILY) * (past.rise - past.bump))
+		return true;
+	return rise > CLEAR * past.bump && keeps_up(p, slope, past.bump);
+}
+
+/* What is left for growth: use for a moment comes on top of it. */
+static double room_of(const struct aging_series *s, const struct aging_resource *r, double left)
+{
+	long to = end_of(s);
+	double v[DAILY], now = floor_of(s, r, to - FLOOR, to);
+	size_t n = 0;
+
+	if (!isnan(now))
+		left = (r->falls ? 0 : r->capacity) - now;
+	for (long b = to - DAILY; b < to; b++)
+		if (!isnan(use_of(s, r, b)))
+			v[n++] = (r->falls ? -(double)s->block[b % BLOCKS].least : (double)s->block[b % BLOCKS].most) -
+				 floor_of(s, r, b - FLOOR + 1, b + 1);
+	return fmax(left - (n ? aging_quantile(v, n, PEAK) : 0), 0);
+}
+
+/* When growth of so much a minute, and the cycle, will have used up what is left. */
+static double used_up(double room, double slope, const struct season *season, long now)
+{
+	if (!(slope > 0))
+		return INFINITY;
+	for (long b = 0; b * BLOCK < FORECAST && season->there; b += BIN)
+		if (slope * (double)b * BLOCK + season_at(season, (double)(now + b)) - season_at(season, (double)now) >= room)
+			return (double)b * BLOCK * MINUTE;
+	return room / slope * MINUTE;
+}
+
+static void forecast(struct aging_verdict *v, const struct aging_line *line, double room, const struct season *season, long now)
 {
 	v->slope = line->slope;
 	v->low = line->low;
 	v->high = line->high;
 	v->seasonal = season->there;
-	v->exhausted_in = used_up(v->left, line->slope * MINUTE, r, season, now);
-	v->earliest = used_up(v->left, line->high * MINUTE, r, season, now);
-	v->latest = used_up(v->left, line->low * MINUTE, r, season, now);
+	v->exhausted_in = used_up(room, line->slope * MINUTE, season, now);
+	v->earliest = used_up(room, line->high * MINUTE, season, now);
+	v->latest = used_up(room, line->low * MINUTE, season, now);
 }
 
 enum evidence { NONE, LEVELS, GROWS };
 
 static enum evidence look_at(const struct aging_series *s, const struct aging_resource *r, int w, const struct season *season,
-			     struct aging_verdict *v)
+			     double room, struct aging_verdict *v)
 {
+	int step = windows[w].step;
+	long to = end_of(s), from = to - STEPS * step;
 	struct aging_line line;
 	struct aging_mk mk;
-	struct points p, real;
-	double off;
+	struct points p;
+	double span = (double)(to - from) * BLOCK * MINUTE;
 
-	take_points(s, r, windows[w].minutes, season, &p);
+	take_points(s, r, to, step, POINTS, season, &p);
 	if (p.there * 10 < p.n * 8)
 		return NONE;
-	real = p;
-	off = cut_jumps(&p, v->left);
 	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
 	if (!(mk.s > 0) || !(mk.p < SURE_P))
 		return NONE;
 	aging_theil_sen(p.t, p.y, p.n, mk.var, SURE_Z, &line);
-	if (!(line.low > 0) || v->left > line.slope * windows[w].horizon * MINUTE)
+	if (!(line.low > 0) || room > line.slope * windows[w].horizon * MINUTE)
 		return NONE;
 	/* No day is quite like another. */
-	if (season->there && line.slope * windows[w].minutes * MINUTE < SEASON_VARIES * season_range(s, windows[w].minutes, season))
+	if ((season->there && line.slope * span < season_varies(season, from, to)) || !is_even(&p, line.slope))
+		return NONE;
+	/* Long ones are in no hurry: what has begun, or ended, within one is for another. */
+	if (step * STEPS >= DAILY && (!grows_from(&p, 0, line.slope) || !grows_from(&p, POINTS - 2 * STRETCH, line.slope)))
 		return NONE;
 	/* It may have begun within the window. */
 	for (size_t k = 0; k < 3; k++)
-		if (levels_off(&p, p.n * k / 4, v->left))
+		if (levels_off(&p, p.n * k / 4, room, windows[w].curved))
 			return LEVELS;
-	if (!is_even(&p, &real, off, w))
+	if (!is_unheard_of(s, r, w, &p, line.slope, room))
 		return NONE;
-	v->window = windows[w].minutes * MINUTE;
+	v->window = span;
 	v->p = mk.p;
-	forecast(v, &line, r, season, s->last + 1);
+	forecast(v, &line, room, season, to);
 	return GROWS;
 }
 
-static enum evidence look_at_all(const struct aging_series *s, const struct aging_resource *r, struct aging_verdict *v)
+static enum evidence look_at_all(const struct aging_series *s, const struct aging_resource *r, double room, struct aging_verdict *v)
 {
 	enum evidence best = NONE;
 
 	for (int w = 0; w < WINDOWS; w++) {
 		struct season season = {.there = false};
 		struct aging_verdict found = *v;
+		long from = end_of(s) - STEPS * windows[w].step;
 		enum evidence e;
 
-		if (s->last + 1 - windows[w].minutes < s->first + WARM_UP)
+		if (from < begin_of(s) + WARM_UP)
 			break;
-		e = look_at(s, r, w, &season, &found);
+		e = look_at(s, r, w, &season, room, &found);
 		/* Windows of several days have the whole cycle in them.  In the others growth is none if the cycle explains
 		 * it, and if only the cycle does, which may not be today's, it is none either. */
-		if (windows[w].minutes <= DAY) {
-			find_season(s, s->last + 1 - windows[w].minutes, &season);
+		if (STEPS * windows[w].step <= DAILY) {
+			find_season(s, r, from, &season);
 			if (season.there) {
 				struct aging_verdict less = *v;
-				enum evidence f = look_at(s, r, w, &season, &less);
+				enum evidence f = look_at(s, r, w, &season, room, &less);
 
-				if (e != GROWS ? fits(s, s->last + 1 - windows[w].minutes, &season) : f != GROWS) {
+				if (e != GROWS ? fits(s, r, from, &season) : f != GROWS) {
 					found = less;
 					e = f;
 				}
@@ -438,52 +600,45 @@ static enum evidence look_at_all(const struct aging_series *s, const struct agin
 	return best;
 }
 
-static void line_of(const struct aging_series *s, const struct aging_resource *r, int minutes, const struct season *season,
-		    double left, struct aging_line *line)
+/* The line of the last `blocks`. */
+static void line_of(const struct aging_series *s, const struct aging_resource *r, long blocks, const struct season *season,
+		    struct aging_line *line)
 {
 	struct aging_mk mk, plain;
 	struct points p;
+	long step = blocks / (MOST_POINTS + FLOOR - 1) + 1, n = blocks / step - FLOOR + 1;
 
-	take_points(s, r, minutes, season, &p);
-	cut_jumps(&p, left);
+	take_points(s, r, end_of(s), step, (size_t)(n < 2 ? 2 : n), season, &p);
 	aging_mann_kendall(p.y, p.n, 0, &plain);
 	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
 	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
 }
 
-/* Has what was used up since it began been given back? */
-static bool given_back(const struct aging_series *s, const struct aging_resource *r, const struct season *season, double slope)
+/* What was found goes on as long as it grows by a share of what it did, and has not been given back.  Its slope is that since it
+ * began, or, if that is not the same any more, that of the half since. */
+static bool goes_on(const struct aging_series *s, const struct aging_resource *r, double room, struct aging_verdict *v, bool *back)
 {
-	long since = s->last + 1 - s->begin;
-	double grown = median_at(s, s->last + 1 - BIN, s->last + 1) - median_at(s, s->begin, s->begin + BIN);
-
-	if (season->there)
-		grown -= season_at(season, (double)s->last) - season_at(season, (double)s->begin);
-	return (r->falls ? -grown : grown) < GOES_ON * slope * (double)since * MINUTE;
-}
-
-/* What was found goes on as long as it grows by a share of what it did.  Its slope is that since it began, or, if that is not the
- * same any more, that of late. */
-static bool goes_on(const struct aging_series *s, const struct aging_resource *r, struct aging_verdict *v, bool *back)
-{
-	long since = s->last + 1 - s->begin;
+	const long least = STEPS * windows[0].step, to = end_of(s);
+	long since = to - s->begin > BLOCKS ? BLOCKS : to - s->begin;
 	struct aging_verdict found = s->trend;
-	struct aging_line all, late;
+	struct aging_line all, half, late;
 	struct season season;
+	double grown;
 
-	if (since > KEPT)
-		since = KEPT;
-	find_season(s, s->last + 1 - since, &season);
-	line_of(s, r, (int)since, &season, v->left, &all);
-	*back = !(all.slope > 0) || given_back(s, r, &season, all.slope);
+	find_season(s, r, to - since, &season);
+	line_of(s, r, since, &season, &all);
+	grown = used_in(s, r, to - FLOOR, to, 1, &season) -
+		used_in(s, r, to - since, to - since + (since > 8 * FLOOR ? since / 8 : FLOOR), 1, &season);
+	*back = !(all.slope > 0) || grown <= GOES_ON * all.slope * (double)since * BLOCK * MINUTE;
 	if (*back)
 		return false;
-	line_of(s, r, (int)fmin(fmax((double)since / 4, windows[0].minutes), LATE), &season, v->left, &late);
-	if (!(late.slope > GOES_ON * s->confirmed) || v->left > late.slope * FORECAST * MINUTE)
+	line_of(s, r, (long)fmin(fmax((double)since / 4, (double)least), LATE), &season, &late);
+	if (!(late.slope > GOES_ON * s->confirmed) || room > late.slope * FORECAST * MINUTE)
 		return false;
+	line_of(s, r, (long)fmax((double)since / 2, (double)least), &season, &half);
 	found.left = v->left;
-	found.window = (double)since * MINUTE;
-	forecast(&found, fabs(late.slope / all.slope - 1) < SAME ? &all : &late, r, &season, s->last + 1);
+	found.window = (double)since * BLOCK * MINUTE;
+	forecast(&found, half.low > all.slope || half.high < all.slope ? &half : &all, room, &season, to);
 	*v = found;
 	return true;
 }
@@ -491,8 +646,8 @@ static bool goes_on(const struct aging_series *s, const struct aging_resource *r
 void aging_series_judge(struct aging_series *s, const struct aging_resource *r, double now, struct aging_verdict *v)
 {
 	enum evidence e;
-	double level;
-	bool back;
+	double level, room;
+	bool back, known;
 
 	*v = (struct aging_verdict){.finding = AGING_UNKNOWN, .exhausted_in = INFINITY, .earliest = INFINITY, .latest = INFINITY,
 				    .left = NAN, .p = 1};
@@ -511,7 +666,8 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 	v->finding = AGING_LEARNING;
 	if (s->last + 1 - s->first < LEARNING)
 		return;
-	e = look_at_all(s, r, v);
+	room = room_of(s, r, v->left);
+	e = look_at_all(s, r, room, v);
 	if (now - s->judged > 2.5 * AGING_JUDGE_S)
 		s->streak = 0;
 	if (e != GROWS)
@@ -521,18 +677,19 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 	if (now - s->judged >= AGING_JUDGE_S / 2.)
 		s->judged = now;
 	v->finding = e == LEVELS ? AGING_LEVELS : AGING_STEADY;
-	if (s->streak >= CONFIRM && !(s->trend.window > 0)) {
-		s->begin = s->last + 1 - (long)(v->window / MINUTE);
+	known = s->trend.window > 0;
+	if (s->streak >= CONFIRM && !known) {
+		s->begin = end_of(s) - (long)(v->window / MINUTE / BLOCK);
 		s->confirmed = v->slope;
 	}
 	if (s->streak >= CONFIRM)
 		s->trend = *v;
 	if (!(s->trend.window > 0))
 		return;
-	if (goes_on(s, r, v, &back) || s->streak >= CONFIRM) {
+	if (goes_on(s, r, room, v, &back)) {
 		s->trend = *v;
 		s->found = now;
-	} else if (back || now - s->found > TAKEN_BACK) {
+	} else if (back || !known || now - s->found > TAKEN_BACK) { /* a long window sees for long what has been */
 		s->trend.window = 0;
 		return;
 	} else {

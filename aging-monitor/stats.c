@@ -83,7 +83,7 @@ double aging_quantile(const double *y, size_t n, double q)
 	double v[AGING_MOST_VALUES];
 	size_t k = present(y, n, v);
 
-	return k ? nth(v, k, (size_t)fmin(fmax(ceil(q * (double)k) - 1, 0), (double)k - 1)) : NAN;
+	return k ? nth(v, k, (size_t)(q * (double)(k - 1) + 0.5)) : NAN;
 }
 
 double aging_spread(const double *y, size_t n)

@@ -1,10 +1,14 @@
 /* aging.c: how early the ageing monitor sees a leak, and how often it is wrong: simulated hypervisors of some days each, whose
  * noise is pieces of a recorded one.  `make bench-aging`.
  *
- * aging NOISE DAYS RUNS [SEED]: NOISE holds a machine's memory and, a line each and 5 s apart, what was available of it
- * (bench/aging-noise.txt: one of 24 GiB on which all tests ran); DAYS simulated days of each
+ * aging DAYS RUNS SEED NOISE...: a table for each NOISE, which holds a machine's memory and, a line each and 5 s apart, what was
+ * available of it (bench/aging-noise-hypervisor.txt: a guest hypervisor of 1 GiB whose guests were started, moved and stopped all
+ * the time; bench/aging-noise.txt: a machine of 24 GiB on which all tests ran, at its worst).  DAYS simulated days of each
  * look-alike, RUNS leaks of each rate.  Beside ours, on the same samples: Mann-Kendall alone (5 %, the last 100 minutes), and a
- * fixed threshold (a fifth left).  Nothing but the seed decides what is drawn.
+ * fixed threshold (a fifth left).
+ *
+ * Each row is a process of its own, as many at a time as there are processors (JOBS=n: n).  What is drawn is decided by the seed
+ * and the row alone.
  */
 #include "aging-monitor/aging.h"
 
@@ -13,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum {
 	SAMPLE = 5, /* s */
@@ -49,33 +55,32 @@ static double normal(void)
 	return sqrt(-2 * log(1 - draw())) * cos(2 * PI * draw());
 }
 
-/* The recorded values less their running median of half an hour: what is left is noise, in proportion to the capacity. */
+/* The recorded values less their median, in proportion to the capacity.  (A running median would take away what is slow in them,
+ * and turn the end of a long burst of load into memory gained: bursts take, and give back.) */
 static int read_noise(const char *path)
 {
 	FILE *f = fopen(path, "r");
-	double *raw = NULL, x, capacity;
-	enum { HALF = 180 };
+	double x, capacity, middle;
 
+	free(noise);
+	noise = NULL;
+	noises = 0;
 	if (!f)
 		return -1;
 	if (fscanf(f, "%lf", &capacity) != 1 || !(capacity > 0)) {
 		fclose(f);
 		return -1;
 	}
-	while (fscanf(f, "%lf", &x) == 1) {
-		raw = realloc(raw, (noises + 1) * sizeof(*raw));
-		raw[noises++] = x;
+	while (noises < AGING_MOST_VALUES && fscanf(f, "%lf", &x) == 1) {
+		noise = realloc(noise, (noises + 1) * sizeof(*noise));
+		noise[noises++] = x * CAPACITY / capacity;
 	}
 	fclose(f);
 	if (noises < 2 * PIECE)
 		return -1;
-	noise = malloc(noises * sizeof(*noise));
-	for (size_t i = 0; i < noises; i++) {
-		size_t from = i < HALF ? 0 : i - HALF, to = i + HALF > noises ? noises : i + HALF;
-
-		noise[i] = (raw[i] - aging_median(raw + from, to - from)) * CAPACITY / capacity;
-	}
-	free(raw);
+	middle = aging_median(noise, noises);
+	for (size_t i = 0; i < noises; i++)
+		noise[i] -= middle;
 	return 0;
 }
 
@@ -340,32 +345,115 @@ static void leaks(double hours, enum look look, bool by_operations, long runs)
 	free(wrong);
 }
 
+/* ---- rows */
+
+static const struct row {
+	double hours; /* 0: a look-alike alone */
+	enum look look;
+	bool by_operations;
+} rows[] = {
+	{0, QUIET, false},  {0, CACHE, false},	{0, DAILY, false},   {0, WEEKEND, false}, {0, STEP, false},    {0, BURST, false},
+	{0, STEAL, false},  {6, QUIET, false},	{12, QUIET, false},  {24, QUIET, false},  {48, QUIET, false},  {168, QUIET, false},
+	{720, QUIET, false}, {24, QUIET, true}, {24, CACHE, false},  {24, DAILY, false},  {24, WEEKEND, false}, {24, STEP, false},
+	{24, BURST, false}, {24, STEAL, false},
+};
+enum { ROWS = sizeof(rows) / sizeof(rows[0]) };
+
+static void do_row(size_t i, long days, long runs, uint64_t from)
+{
+	const struct row *r = &rows[i];
+
+	/* S. Vigna's splitmix64: seeds that are near give draws that are not. */
+	seed = from + 0x9e3779b97f4a7c15ull * (i + 1);
+	seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9ull;
+	seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebull;
+	seed = (seed ^ (seed >> 31)) | 1;
+	if (r->hours > 0)
+		leaks(r->hours, r->look, r->by_operations, r->hours > 100 ? runs / 5 + (runs % 5 > 0) : runs);
+	else
+		look_alike(r->look, days);
+}
+
+static void print(FILE *f)
+{
+	int c;
+
+	if (!f)
+		return;
+	rewind(f);
+	while ((c = getc(f)) != EOF)
+		putchar(c);
+	fclose(f);
+	fflush(stdout);
+}
+
+static int do_rows(long days, long runs, uint64_t from, long jobs)
+{
+	FILE *out[ROWS];
+	pid_t pid[ROWS];
+	bool done[ROWS] = {false};
+	size_t started = 0, printed = 0, ended = 0;
+	int status;
+
+	while (printed < ROWS) {
+		for (; started < ROWS && started - ended < (size_t)jobs; started++) {
+			out[started] = tmpfile();
+			fflush(stdout);
+			pid[started] = out[started] ? fork() : -1;
+			if (pid[started] < 0)
+				return -1;
+			if (!pid[started]) {
+				if (dup2(fileno(out[started]), STDOUT_FILENO) < 0)
+					_exit(1);
+				do_row(started, days, runs, from);
+				_exit(fflush(stdout) != 0);
+			}
+		}
+		if (isatty(STDERR_FILENO))
+			fprintf(stderr, "\r%zu of %d rows \r", ended, ROWS);
+		pid_t p = wait(&status);
+		if (p < 0 || status)
+			return -1;
+		for (size_t i = 0; i < started; i++)
+			done[i] = done[i] || pid[i] == p;
+		ended++;
+		for (; printed < started && done[printed]; printed++) {
+			if (rows[printed].hours > 0 && !(rows[printed - 1].hours > 0))
+				printf("\nleaks that exhaust what is left, %ld each (a fifth of it of a week and more): %% seen before that,\n"
+				       "%% seen within 2 h, median hours until seen; and the forecast at half-life: %% within 15 %% (of all),\n"
+				       "median error %%\n%-31s  %-19s  %-19s  %-19s  %s\n",
+				       runs, "", "vmbeam", "MK alone", "threshold", "forecast");
+			print(out[printed]);
+		}
+	}
+	return 0;
+}
+
 int main(int argc, char **argv)
 {
-	static const double rates[] = {6, 12, 24, 48, 168, 720};
-	long days, runs;
+	long days = argc > 4 ? atol(argv[1]) : 0, runs = argc > 4 ? atol(argv[2]) : 0;
+	long jobs = getenv("JOBS") ? atol(getenv("JOBS")) : sysconf(_SC_NPROCESSORS_ONLN);
 
-	if (argc < 4 || argc > 5 || read_noise(argv[1])) {
-		fprintf(stderr, "aging: a file of noise, days and runs are expected\n");
+	if (days < 1 || runs < 1) {
+		fprintf(stderr, "aging: days, runs, a seed and files of noise are expected\n");
 		return 2;
 	}
-	days = atol(argv[2]);
-	runs = atol(argv[3]);
-	seed = argc > 4 ? strtoull(argv[4], NULL, 10) | 1 : 20261123;
-	printf("%zu values of noise, spread %.0f KiB, seed %llu\n\nfalse alarms per simulated day on what only looks like ageing\n"
-	       "%-22s %6s   %9s   %9s   %9s\n",
-	       noises, aging_spread(noise, noises) / 1024, (unsigned long long)seed, "", "days", "vmbeam", "MK alone", "threshold");
-	for (int look = 0; look < LOOKS; look++)
-		look_alike((enum look)look, days);
-	printf("\nleaks that exhaust what is left, %ld each: %% seen before that, %% seen within 2 h, median hours until seen;\n"
-	       "and the forecast at half-life: %% within 15 %% (of all), median error %%\n"
-	       "%-31s  %-19s  %-19s  %-19s  %s\n",
-	       runs, "", "vmbeam", "MK alone", "threshold", "forecast");
-	for (size_t i = 0; i < sizeof(rates) / sizeof(rates[0]); i++)
-		leaks(rates[i], QUIET, false, rates[i] > 100 ? runs / 5 : runs);
-	leaks(24, QUIET, true, runs);
-	for (int look = QUIET + 1; look < LOOKS; look++)
-		leaks(24, (enum look)look, false, runs);
+	for (int i = 4; i < argc; i++) {
+		if (read_noise(argv[i])) {
+			fprintf(stderr, "aging: %s holds no noise\n", argv[i]);
+			return 2;
+		}
+		printf("%s%s: %zu values of noise, spread %.0f KiB, from %.0f to %.0f MiB, seed %s\n\n"
+		       "false alarms per simulated day on what only looks like ageing\n"
+		       "%-22s %6s   %9s   %9s   %9s\n",
+		       i > 4 ? "\n" : "", argv[i], noises, aging_spread(noise, noises) / 1024,
+		       aging_quantile(noise, noises, 0) / 1048576, aging_quantile(noise, noises, 1) / 1048576, argv[3], "", "days",
+		       "vmbeam", "MK alone", "threshold");
+		if (do_rows(days, runs, strtoull(argv[3], NULL, 10), jobs > 0 ? jobs : 1)) {
+			fprintf(stderr, "aging: a row failed\n");
+			return 1;
+		}
+	}
 	free(noise);
 	return 0;
 }

@@ -44,9 +44,10 @@ $(BENCH)/stream: bench/stream.c $(addprefix $(OBJ)/,$(addprefix migrate/,conn.o 
 
 .PHONY: bench-aging
 bench-aging: $(BENCH)/aging               ## the ageing monitor on simulated hypervisors, natively (DAYS=300 LEAKS=200 SEED=)
-	$(Q)$(BENCH)/aging bench/aging-noise.txt $(or $(DAYS),300) $(or $(LEAKS),200) $(SEED)
+	$(Q)$(BENCH)/aging $(or $(DAYS),300) $(or $(LEAKS),200) $(or $(SEED),20261123) \
+		bench/aging-noise-hypervisor.txt bench/aging-noise.txt
 
-$(BENCH)/aging: bench/aging.c $(wildcard aging-monitor/*.c aging-monitor/*.h)
+$(BENCH)/aging: bench/aging.c $(filter-out %/store.c,$(wildcard aging-monitor/*.c)) $(wildcard aging-monitor/*.h)
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -o $@ $(filter %.c, $^) -lm

@@ -252,6 +252,78 @@ UNIT(aging, a_leak_is_told_from_what_only_looks_so)
 	cr_expect(v.earliest <= v.exhausted_in && v.exhausted_in <= v.latest);
 }
 
+/* A quarter of the time something uses 84 for five minutes, or ten. */
+static double bursts(double t)
+{
+	uint64_t seed = (uint64_t)(t / (5 * MINUTE)) + 1, before = seed - 1;
+
+	return (draw(&seed), draw(&seed) < 0.15) || (draw(&before), draw(&before) < 0.15) ? 84 : 0;
+}
+
+static double bursting(double t)
+{
+	return 300 + bursts(t);
+}
+
+static double leaking_in_bursts(double t)
+{
+	return leaking(t) + bursts(t);
+}
+
+/* What is used for a moment is no growth, and hides none; but it will be the end of it earlier. */
+UNIT(aging, the_floor_of_what_is_used_counts)
+{
+	struct aging_verdict v;
+
+	cr_expect_eq(watch(bursting, 4 * DAY, &v), AGING_STEADY);
+	cr_expect_eq(watch(leaking_in_bursts, 3 * DAY, &v), AGING_TREND);
+	cr_expect_float_eq(v.slope * HOUR, 10, 0.5, "%g", v.slope * HOUR);
+	cr_expect_float_eq(v.exhausted_in / HOUR, 58 - 8.4, 3, "%g", v.exhausted_in / HOUR);
+}
+
+/* Ten at once, every hour or so. */
+static double leaking_in_pieces(double t)
+{
+	uint64_t seed = 9;
+	double used = 300;
+
+	for (double next = 2.5 * DAY; next < t; next -= HOUR * log(1 - draw(&seed)))
+		used += 10;
+	return used;
+}
+
+UNIT(aging, a_leak_in_pieces_is_one)
+{
+	struct aging_verdict v;
+
+	cr_expect_eq(watch(leaking_in_pieces, 3.5 * DAY, &v), AGING_TREND);
+	cr_expect_float_eq(v.exhausted_in / HOUR, (1000 - leaking_in_pieces(3.5 * DAY)) / 10, 12, "%g", v.exhausted_in / HOUR);
+}
+
+/* Each day is half again as high as the least, or less, and some minutes late or early. */
+static double unlike(double t)
+{
+	uint64_t seed = (uint64_t)(t / DAY) + 3;
+	double height = 80 + 40 * (draw(&seed), draw(&seed)), late = (draw(&seed) - 0.5) * 20 * MINUTE;
+
+	return 300 + height * (1 - cos((fmod(t, DAY) - late) / DAY * 2 * M_PI));
+}
+
+static double unlike_and_leaking(double t)
+{
+	return unlike(t) + fmax(t - 5 * DAY, 0) * 10 / HOUR;
+}
+
+UNIT(aging, days_differ_and_that_is_learnt_from_them)
+{
+	struct aging_verdict v;
+
+	for (int days = 3; days <= 8; days++)
+		cr_expect_leq(watch(unlike, days * DAY, &v), AGING_LEVELS, "on day %d: %.1f/h for %.0f minutes", days, v.slope * HOUR,
+			      v.window / MINUTE);
+	cr_expect_eq(watch(unlike_and_leaking, 5.7 * DAY, &v), AGING_TREND);
+}
+
 static double leak_begin, leak_end, given_back;
 
 static double leaked(double t)
