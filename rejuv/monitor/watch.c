@@ -347,7 +347,6 @@ void watch_tick(struct watch *w)
 	double t;
 	int n;
 
-	operations_read(operation_done, w);
 	sample_host(w);
 	n = scandir(runtime_dir(), &names, NULL, alphasort);
 	for (int i = 0; i < n; i++) {
@@ -365,6 +364,7 @@ void watch_tick(struct watch *w)
 	}
 	if (n >= 0)
 		free(names);
+	operations_read(operation_done, w); /* now that all are known */
 	forget(w);
 	t = aging_store_now(w->store);
 	if (t >= w->judge)
