@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ANSWER_MS = 10000, BRIEFLY_MS = 1000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
+enum { ANSWER_MS = 10000, BRIEFLY_MS = 5000, PRESS_AGAIN_MS = 5000, DUMP_MS = 600000, STOP_GRACE_S = 30 };
 
 /* The name and the flags that every one of these commands takes. */
 struct args {

@@ -4,10 +4,12 @@
 #include "rejuv/cli.h"
 #include "vmm/client.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,39 +17,44 @@ enum { MOST_BYTES = 64 * 1024 };
 
 const char *const operation_names[OPERATION_KINDS] = {"create", "destroy", "migrate"};
 
-static char *file(const char *name)
+/* Opens the file and locks it: who adds and who takes away exclude each other.  -1: there is none. */
+static int open_locked(int flags)
 {
-	return xasprintf("%s/%s", runtime_dir(), name);
+	char *path = xasprintf("%s/.operations", runtime_dir());
+	int fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	free(path);
+	if (fd >= 0 && flock(fd, LOCK_EX))
+		close_fd(&fd);
+	return fd;
 }
 
 void operation_note(enum operation what, const char *placement, uint64_t ns)
 {
-	char *path = file(".operations"), line[200];
-	int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = open_locked(O_WRONLY | O_APPEND | O_CREAT);
 	struct stat st;
-	int n = snprintf(line, sizeof(line), "%s %s %llu\n", operation_names[what], cli_placement(placement), (unsigned long long)ns);
 
-	/* One write, so that lines never mix. */
-	if (fd >= 0 && n < (int)sizeof(line) && !fstat(fd, &st) && st.st_size < MOST_BYTES && write(fd, line, (size_t)n) != n)
-		log_line("%s: is incomplete", path);
+	if (fd >= 0 && !fstat(fd, &st) && st.st_size < MOST_BYTES)
+		dprintf(fd, "%s %s %llu\n", operation_names[what], cli_placement(placement), (unsigned long long)ns);
 	close_fd(&fd);
-	free(path);
 }
 
 void operations_read(void (*done)(void *ctx, const char *where, enum operation what, double took), void *ctx)
 {
-	char *path = file(".operations"), *taken = file(".operations.read"), name[16], where[160];
-	FILE *f = rename(path, taken) ? NULL : fopen(taken, "re");
+	int fd = open_locked(O_RDWR);
+	char name[16], where[160];
 	unsigned long long ns;
+	FILE *f = fd < 0 ? NULL : fdopen(fd, "r+");
 
-	while (f && fscanf(f, "%15s %159s %llu", name, where, &ns) == 3)
+	if (!f) {
+		close_fd(&fd);
+		return;
+	}
+	while (fscanf(f, "%15s %159s %llu", name, where, &ns) == 3)
 		for (int k = 0; k < OPERATION_KINDS; k++)
 			if (!strcmp(name, operation_names[k]))
 				done(ctx, where, (enum operation)k, (double)ns / 1e9);
-	if (f) {
-		fclose(f);
-		unlink(taken);
-	}
-	free(path);
-	free(taken);
+	if (ftruncate(fd, 0))
+		log_line("what operations took cannot be cleared: %s", strerror(errno));
+	fclose(f);
 }

@@ -1,7 +1,7 @@
 /* plot.c: an indicator over time with the forecast of its exhaustion, drawn by gnuplot: monitor.h. */
 #include "rejuv/monitor/monitor.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +12,7 @@
 struct plot {
 	struct aging_store *store;
 	FILE *out;
-	const char *indicator; /* NULL: not chosen yet */
+	char indicator[AGING_NAME]; /* "": not chosen yet */
 	enum aging_kind kind;
 	double divisor; /* values are drawn in units of so much */
 	double first, last, value;
@@ -34,8 +34,8 @@ static void choose(void *ctx, const struct aging_stored *v)
 {
 	struct plot *p = ctx;
 
-	if (v->indicator && !p->indicator)
-		p->indicator = xstrdup(v->indicator);
+	if (v->indicator)
+		snprintf(p->indicator, sizeof(p->indicator), "%s", v->indicator);
 }
 
 static void take_verdict(void *ctx, const struct aging_stored *v)
@@ -109,7 +109,7 @@ static void draw(struct plot *p, const char *name, const char *unit, double limi
 	quote(f, name);
 	fputs(" noenhanced\nset ylabel ", f);
 	quote(f, unit);
-	fprintf(f, " noenhanced\nset xdata time\nset timefmt '%%s'\nset format x '%%d %%b\\n%%H:%%M'\nset grid lc rgb '#dddddd'\n"
+	fprintf(f, " noenhanced\nset xdata time\nset timefmt '%%s'\nset format x \"%%d %%b\\n%%H:%%M\"\nset grid lc rgb '#dddddd'\n"
 		   "set border 3 lc rgb '#666666'\nset xtics nomirror\nset ytics nomirror\nset yrange [0:*]\n"
 		   "set key outside below horizontal noenhanced\nplot $values using (timecolumn(1,'%%s')+%ld):2 with lines lw 1.5 lc rgb"
 		   " '#1f77b4' title ",
@@ -150,16 +150,16 @@ int plot(struct aging_store *s, const char *name, const char *indicator, double 
 	double limit = 0;
 	size_t size;
 	FILE *gnuplot;
-	int r;
+	int r, fd;
 
 	if (!png && (!end || strcmp(end, ".svg")))
 		return error_set(e, "--plot: %s: a name that ends with .svg or .png is expected", out);
 	tzset();
-	p.indicator = indicator;
+	snprintf(p.indicator, sizeof(p.indicator), "%s", indicator ? indicator : "");
 	if (!indicator && aging_store_each_verdict(s, name, since, true, choose, &p, &error))
 		return error_set(e, "%s", error);
-	if (!p.indicator)
-		p.indicator = "memory_available";
+	if (!p.indicator[0])
+		snprintf(p.indicator, sizeof(p.indicator), "memory_available");
 	p.out = open_memstream(&text, &size);
 	if (!p.out)
 		return error_set_errno(e, "%s", out);
@@ -180,10 +180,17 @@ int plot(struct aging_store *s, const char *name, const char *indicator, double 
 		free(text);
 		return error_set(e, "%s: %s", name, error);
 	}
-	unlink(out);
-	gnuplot = popen("gnuplot", "we");
+	fd = open(out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0) {
+		free(text);
+		return error_set_errno(e, "%s", out);
+	}
+	gnuplot = popen("gnuplot >/dev/null 2>&1", "we");
 	r = !gnuplot || fwrite(text, 1, size, gnuplot) != size;
-	r = (gnuplot && pclose(gnuplot)) || r || access(out, R_OK);
+	r = (gnuplot && pclose(gnuplot)) || r || lseek(fd, 0, SEEK_END) <= 0;
+	close(fd);
 	free(text);
+	if (r)
+		unlink(out);
 	return r ? error_set(e, "%s: gnuplot cannot draw it (is it installed?)", out) : 0;
 }
