@@ -55,7 +55,7 @@ alone=$(share)
 available=$(vmbeam hypervisor list --json | sed -n 's/.*"available_bytes": \([0-9]*\).*/\1/p' | head -n 1)
 check "leak" vmbeam hypervisor age hv-a slab leak $((available * 9 / 10)) "$day"
 leaks=$(date +%s)
-for i in 1 2 3; do
+for i in 1 2; do
 	taskset -c 1 sh -c 'while :; do :; done' &
 	burners="${burners-} $!"
 done
@@ -65,7 +65,7 @@ waits=$(share)
 contended=$(($(date +%s) - leaks))
 wait_for $((day / 4)) is hv-a ageing
 seen=$(($(date +%s) - leaks))
-is hv-b contended || fail "hv-b is $(state_of_old hv-b)"
+wait_for 60 is hv-b contended
 ! grep ' hv-b  *ageing ' monitor.txt || fail "hv-b was ageing"
 vmbeam monitor hv-a >verdict
 vmbeam monitor hv-b >>verdict
