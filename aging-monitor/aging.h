@@ -119,7 +119,7 @@ bool aging_series_add(struct aging_series *s, double t, double value);
 /* What is to be thought of it at time `now`; to be asked every few minutes (AGING_JUDGE_S). */
 #define AGING_JUDGE_S 300
 void aging_series_judge(struct aging_series *s, const struct aging_resource *r, double now, struct aging_verdict *v);
-/* The median of the minutes that begin in [from, to), as far as they are kept; NaN without any. */
+/* The median of the minutes that begin in [from, to), as far as they are kept, that which is going on included; NaN without any. */
 double aging_series_median(const struct aging_series *s, double from, double to);
 
 /* ---- a machine or hypervisor, watched: all its resources, and who takes its CPU

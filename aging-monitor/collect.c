@@ -125,6 +125,9 @@ struct aging_collector *aging_collector_create(const char *proc, const char *dis
 	}
 	if (!strcmp(proc, "/proc"))
 		c->kmsg = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	/* What was said before was perhaps counted before. */
+	if (c->kmsg >= 0)
+		lseek(c->kmsg, 0, SEEK_END);
 	return c;
 }
 
@@ -407,7 +410,8 @@ void aging_collect(struct aging_collector *c, double t, struct aging_samples *ou
 bool aging_collects(const char *name)
 {
 	static const char *const others[] = {"steal",	"disk_available", "inodes_available", "processes", "threads", "sockets",
-					     "process_memory", "process_threads", "process_files", "run_delay"};
+					     "process_memory", "process_threads", "process_files", "run_delay",
+					     "create_time",	  "destroy_time",   "migrate_time"};
 
 	if (!strncmp(name, "memory:", strlen("memory:")))
 		return true;

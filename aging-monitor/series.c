@@ -108,8 +108,11 @@ void aging_series_destroy(struct aging_series *s)
 	free(s);
 }
 
+/* The minute that is being sampled counts as far as it has got. */
 static double at(const struct aging_series *s, long minute)
 {
+	if (s->samples && minute == s->begun)
+		return aging_median(s->sample, s->samples);
 	return minute < s->first || minute > s->last || minute <= s->last - KEPT ? NAN : (double)s->ring[minute % KEPT];
 }
 
@@ -127,8 +130,9 @@ static double median_at(const struct aging_series *s, long from, long to)
 
 double aging_series_median(const struct aging_series *s, double from, double to)
 {
-	return s->last < 0 ? NAN : median_at(s, (long)fmax(ceil(from / MINUTE), (double)s->first),
-					      (long)fmin(ceil(to / MINUTE), (double)s->last + 1));
+	long first = s->first < 0 ? s->begun : s->first, last = s->samples ? s->begun : s->last;
+
+	return last < 0 ? NAN : median_at(s, (long)fmax(ceil(from / MINUTE), (double)first), (long)fmin(ceil(to / MINUTE), (double)last + 1));
 }
 
 /* What the block of minute `m` holds up to that one. */
@@ -434,6 +438,8 @@ static void look_back(const struct aging_series *s, const struct aging_resource 
 	long to = end_of(s) - STEPS * step, n = (to - begin_of(s)) / step - FLOOR + 1, tops = 0, rare = RARE * n * step / DAILY;
 
 	*out = (struct past){0, n < POINTS ? INFINITY : 0};
+	if (n <= 0)
+		return;
 	for (long i = 0; i < n; i++) {
 		long end = to - (n - 1 - i) * step;
 

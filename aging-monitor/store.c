@@ -25,13 +25,15 @@ enum {
 	EVENTS_KEPT = 100000,
 	CLOCK_SET = 60, /* s: so much another is the clock set, not adjusted */
 	SHRINKS = 40,
+	LOOKS = 10,
+	LOOK_US = 20000,
 };
 #define NEAR_LIMIT 0.85
 #define SHRINK	   0.8
 
 static const char schema[] =
 	"CREATE TABLE run(t REAL NOT NULL, clock REAL NOT NULL, last REAL NOT NULL);"
-	"CREATE TABLE subject(id INTEGER PRIMARY KEY, name TEXT NOT NULL, identity TEXT NOT NULL, UNIQUE(name, identity));"
+	"CREATE TABLE subject(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, identity TEXT NOT NULL UNIQUE);"
 	"CREATE TABLE series(id INTEGER PRIMARY KEY, subject INTEGER NOT NULL REFERENCES subject(id), outside INTEGER NOT NULL,"
 	" name TEXT NOT NULL, kind INTEGER NOT NULL, full REAL NOT NULL, first REAL NOT NULL, usual REAL NOT NULL,"
 	" UNIQUE(subject, outside, name));"
@@ -165,9 +167,13 @@ static const char *text(sqlite3_stmt *q, int i)
 static int lock_file(const char *path)
 {
 	char *name = sqlite3_mprintf("%s.lock", path);
-	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
 
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB)) {
+	/* Who only looks whether somebody writes has it for a moment. */
+	for (int i = 0; fd >= 0 && flock(fd, LOCK_EX | LOCK_NB); i++) {
+		usleep(LOOK_US);
+		if (i < LOOKS)
+			continue;
 		close(fd);
 		fd = -1;
 		errno = EWOULDBLOCK;
@@ -179,13 +185,23 @@ static int lock_file(const char *path)
 bool aging_store_is_written(const char *path)
 {
 	char *name = sqlite3_mprintf("%s.lock", path);
-	int fd = open(name, O_RDWR | O_CLOEXEC);
-	bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK;
+	int fd = open(name, O_RDONLY | O_CLOEXEC);
+	bool held = fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
 
 	if (fd >= 0)
 		close(fd);
 	sqlite3_free(name);
 	return held;
+}
+
+static bool is_sound(struct aging_store *s)
+{
+	sqlite3_stmt *q = prepare(s, "PRAGMA quick_check(1)", "");
+	const char *error;
+	bool sound = step(s, q, &error) > 0 && !strcmp(text(q, 0), "ok");
+
+	sqlite3_finalize(sound ? q : NULL);
+	return sound;
 }
 
 /* 0, -1 with *error, 1: it is no store. */
@@ -199,7 +215,7 @@ static int open_file(struct aging_store *s, const char *path, const char **error
 		return fail(s, error);
 	sqlite3_busy_timeout(s->db, BUSY_MS);
 	r = sqlite3_exec(s->db, write ? "PRAGMA journal_mode=WAL" : "SELECT 1 FROM sqlite_schema", NULL, NULL, NULL);
-	if (r == SQLITE_NOTADB || r == SQLITE_CORRUPT)
+	if (r == SQLITE_NOTADB || r == SQLITE_CORRUPT || (r == SQLITE_OK && write && !is_sound(s)))
 		return 1;
 	if (r != SQLITE_OK ||
 	    (write && sqlite3_exec(s->db, "PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=8388608", NULL, NULL, NULL) != SQLITE_OK))
@@ -251,12 +267,15 @@ static int begin_timeline(struct aging_store *s, const char **error)
 	double last = number(s, 0, "SELECT max(last) FROM run"), clock = seconds(CLOCK_REALTIME);
 	char behind[80];
 
+	/* A clock that is further ahead than what is kept is more likely wrong than right, and would have all of it thrown away. */
+	bool ahead = last > 0 && clock - last > MINUTES_KEPT;
+
 	s->since = seconds(CLOCK_BOOTTIME);
-	s->base = fmax(clock, last + 0.001);
+	s->base = ahead ? last + 1 : fmax(clock, last + 0.001);
 	if (begin_run(s, s->base, clock, error))
 		return -1;
-	snprintf(behind, sizeof(behind), "the clock is %.0f s behind what was stored last", last - clock);
-	if (last - clock > 1 && aging_store_event(s, s->base, NULL, "clock", behind, error))
+	snprintf(behind, sizeof(behind), "the clock is %.0f s %s what was stored last", fabs(last - clock), ahead ? "ahead of" : "behind");
+	if ((ahead || last - clock > 1) && aging_store_event(s, s->base, NULL, "clock", behind, error))
 		return -1;
 	return aging_store_commit(s, error);
 }
@@ -267,6 +286,16 @@ static int set_limit(struct aging_store *s, const char **error)
 
 	snprintf(sql, sizeof(sql), "PRAGMA max_page_count=%.0f", (double)s->limit / number(s, 4096, "PRAGMA page_size"));
 	return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : fail(s, error);
+}
+
+/* Opened with a smaller limit than before: the file shrinks at once. */
+static int shrink(struct aging_store *s, const char **error)
+{
+	if (number(s, 0, "PRAGMA page_count") * number(s, 4096, "PRAGMA page_size") <= (double)s->limit)
+		return 0;
+	if (aging_store_tidy(s, aging_store_now(s), error))
+		return -1;
+	return sqlite3_exec(s->db, "VACUUM", NULL, NULL, NULL) == SQLITE_OK ? set_limit(s, error) : fail(s, error);
 }
 
 struct aging_store *aging_store_open(const char *path, uint64_t limit, const char **error)
@@ -298,13 +327,8 @@ struct aging_store *aging_store_open(const char *path, uint64_t limit, const cha
 		*error = s->error;
 		r = limit && !put_aside(path) ? open_file(s, path, error) : -1;
 	}
-	if (!r && limit && (set_limit(s, error) || begin_timeline(s, error)))
+	if (!r && limit && (set_limit(s, error) || begin_timeline(s, error) || shrink(s, error)))
 		r = -1;
-	if (!r && !limit) {
-		s->base = number(s, 0, "SELECT max(last) FROM run");
-		s->t = number(s, 0, "SELECT t FROM run ORDER BY rowid DESC LIMIT 1");
-		s->clock = number(s, 0, "SELECT clock FROM run ORDER BY rowid DESC LIMIT 1");
-	}
 	if (!r)
 		return s;
 	snprintf(why, sizeof(why), "%s", *error);
@@ -326,8 +350,11 @@ void aging_store_close(struct aging_store *s)
 
 double aging_store_now(const struct aging_store *s)
 {
+	/* (Another run may have begun since it was opened.) */
 	if (s->lock < 0)
-		return fmax(s->t + seconds(CLOCK_REALTIME) - s->clock, s->base);
+		return fmax(number((struct aging_store *)(uintptr_t)s, 0, "SELECT t - clock FROM run ORDER BY rowid DESC LIMIT 1") +
+				    seconds(CLOCK_REALTIME),
+			    number((struct aging_store *)(uintptr_t)s, 0, "SELECT max(last) FROM run"));
 	return s->base + (seconds(CLOCK_BOOTTIME) - s->since) * s->speed;
 }
 
@@ -342,9 +369,9 @@ double aging_store_clock(const struct aging_store *s, double t)
 {
 	/* (The statement's cache changes, the store does not.) */
 	struct aging_store *q = (struct aging_store *)(uintptr_t)s;
-	sqlite3_stmt *run = prepare(q, "SELECT t, clock FROM run WHERE t <= ? ORDER BY rowid DESC LIMIT 1", "d", t);
+	sqlite3_stmt *run = prepare(q, "SELECT t, clock FROM run ORDER BY t > ?, abs(t - ?) LIMIT 1", "dd", t, t);
 	const char *error;
-	double clock = t - s->t + s->clock;
+	double clock = t;
 
 	if (step(q, run, &error) > 0) {
 		clock = t - column(run, 0) + column(run, 1);
@@ -358,13 +385,14 @@ double aging_store_clock(const struct aging_store *s, double t)
 int aging_store_subject(struct aging_store *s, const char *name, const char *identity, int64_t *id, const char **error)
 {
 	sqlite3_stmt *q;
-	int r;
 
-	if (run(s, error, "INSERT OR IGNORE INTO subject(name, identity) VALUES(?, ?)", "tt", name, identity))
+	if (run(s, error,
+		"INSERT INTO subject(name, identity) VALUES(?, ?) ON CONFLICT(identity) DO UPDATE SET name = excluded.name"
+		" WHERE name <> excluded.name",
+		"tt", name, identity))
 		return -1;
-	q = prepare(s, "SELECT id FROM subject WHERE name = ? AND identity = ?", "tt", name, identity);
-	r = step(s, q, error);
-	if (r <= 0)
+	q = prepare(s, "SELECT id FROM subject WHERE identity = ?", "t", identity);
+	if (step(s, q, error) <= 0)
 		return -1;
 	*id = sqlite3_column_int64(q, 0);
 	sqlite3_finalize(q);
@@ -416,18 +444,11 @@ static int restore_values(struct aging_store *s, int64_t id, bool outside, struc
 
 int aging_store_restore(struct aging_store *s, int64_t id, bool outside, struct aging_subject *into, const char **error)
 {
-	sqlite3_stmt *q = prepare(s, "SELECT max(last) FROM run WHERE last < ?", "d", s->base);
-	double last;
+	double now = aging_store_now(s), last = floor(now / MINUTE) * MINUTE;
 
-	if (step(s, q, error) <= 0)
-		return -1;
-	last = column(q, 0);
-	sqlite3_finalize(q);
-	if (isnan(last))
-		return 0;
 	return restore_indicators(s, id, outside, into, error) ||
-			       restore_values(s, id, outside, into, last - MINUTES_KEPT, last - HOUR, false, error) ||
-			       restore_values(s, id, outside, into, last - HOUR, floor(s->base / MINUTE) * MINUTE, true, error)
+			       restore_values(s, id, outside, into, now - MINUTES_KEPT, last - HOUR, false, error) ||
+			       restore_values(s, id, outside, into, last - HOUR, last, true, error)
 		       ? -1
 		       : 0;
 }
@@ -555,6 +576,7 @@ int aging_store_tidy(struct aging_store *s, double t, const char **error)
 int aging_store_commit(struct aging_store *s, const char **error)
 {
 	double t = aging_store_now(s), clock = seconds(CLOCK_REALTIME), by = clock - (t - s->t + s->clock);
+	double was_t = s->t, was_clock = s->clock;
 	char what[80];
 
 	if (fabs(by) > CLOCK_SET && s->speed == 1) {
@@ -564,8 +586,11 @@ int aging_store_commit(struct aging_store *s, const char **error)
 	}
 	if (run(s, error, "UPDATE run SET last = ? WHERE rowid = (SELECT max(rowid) FROM run)", "d", t))
 		return -1;
-	if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+	if (sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) {
+		s->t = was_t;
+		s->clock = was_clock;
 		return fail(s, error);
+	}
 	s->begun = false;
 	return 0;
 }
@@ -585,9 +610,9 @@ int aging_store_each_verdict(struct aging_store *s, const char *name, double sin
 {
 	sqlite3_stmt *q = prepare(
 		s,
-		newest ? "SELECT name, v.*, max(v.t) FROM verdict v JOIN subject ON v.subject = subject.id"
+		newest ? "SELECT name, v.*, max(v.t) FROM subject CROSS JOIN verdict v ON v.subject = subject.id"
 			 " WHERE (?1 IS NULL OR name = ?1) AND v.t >= ?2 GROUP BY name ORDER BY name"
-		       : "SELECT name, v.* FROM verdict v JOIN subject ON v.subject = subject.id"
+		       : "SELECT name, v.* FROM subject CROSS JOIN verdict v ON v.subject = subject.id"
 			 " WHERE (?1 IS NULL OR name = ?1) AND v.t >= ?2 ORDER BY v.t",
 		"td", name, since);
 	int r;

@@ -41,7 +41,8 @@ double aging_store_clock(const struct aging_store *s, double t);
  * What is written is there for others once aging_store_commit() has returned 0; if that fails all since the last one is undone.
  */
 
-/* The subject of that name and identity (of what has died, a successor of the same name has another one), new or not. */
+/* The subject of that identity, new or not, by its present name; a successor of the same name has another identity.  Its id lasts
+ * until something fails, or the store is tidied. */
 int aging_store_subject(struct aging_store *s, const char *name, const char *identity, int64_t *id, const char **error);
 /* What there is of its indicators on one side (inside it, as it says; outside, as is seen of it), into `into`, judged as it was
  * in the last hour; not of the minute that is going on, which begins anew. */

@@ -419,7 +419,8 @@ void aging_subject_judge(struct aging_subject *s, double now, struct aging_healt
 			continue;
 		judge_one(i, now, who, &v);
 		if (v.finding == AGING_UNKNOWN) {
-			if (i->seen - i->first >= RECENT)
+			/* (Of a latency nothing is told while nothing is done.) */
+			if (i->kind != AGING_LATENCY && i->seen - i->first >= RECENT)
 				h->missing = i->name;
 			continue;
 		}

@@ -84,6 +84,11 @@ int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e
 		vmb__reply__free_unpacked(*reply, NULL);
 		return error_set(e, "its process made no sense");
 	}
+	/* It is printed, and written to files. */
+	if (!r && (*reply)->info->config->placement[0] && !vm_name_is_valid((*reply)->info->config->placement)) {
+		vmb__reply__free_unpacked(*reply, NULL);
+		return error_set(e, "its process made no sense");
+	}
 	return r;
 }
 

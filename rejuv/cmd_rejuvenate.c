@@ -217,7 +217,7 @@ static void move_one(struct rejuvenation *r, const char *guest, struct outcome *
 	r->o.placement = r->fresh;
 	o->moved = handover_drive(guest, &r->o, &o->report);
 	if (!o->moved && !r->o.dry_run)
-		operation_note(OPERATION_MIGRATE, r->fresh, o->report.total_ns);
+		operation_note(OPERATION_MIGRATE, o->report.from, o->report.total_ns); /* (the fresh one's name is to be another) */
 	o->verified = o->moved ? -1 : verify(guest, r->fresh, &o->error);
 	if (o->moved && o->report.held) { /* its hypervisor died under the move: it goes on on the host */
 		struct handover_report again;

@@ -42,7 +42,7 @@ void operation_note(enum operation what, const char *placement, uint64_t ns)
 void operations_read(void (*done)(void *ctx, const char *where, enum operation what, double took), void *ctx)
 {
 	int fd = open_locked(O_RDWR);
-	char name[16], where[160];
+	char line[256], name[16], where[160];
 	unsigned long long ns;
 	FILE *f = fd < 0 ? NULL : fdopen(fd, "r+");
 
@@ -50,9 +50,9 @@ void operations_read(void (*done)(void *ctx, const char *where, enum operation w
 		close_fd(&fd);
 		return;
 	}
-	while (fscanf(f, "%15s %159s %llu", name, where, &ns) == 3)
+	while (fgets(line, sizeof(line), f))
 		for (int k = 0; k < OPERATION_KINDS; k++)
-			if (!strcmp(name, operation_names[k]))
+			if (sscanf(line, "%15s %159s %llu", name, where, &ns) == 3 && !strcmp(name, operation_names[k]))
 				done(ctx, where, (enum operation)k, (double)ns / 1e9);
 	if (ftruncate(fd, 0))
 		log_line("what operations took cannot be cleared: %s", strerror(errno));

@@ -77,6 +77,9 @@ int parse_size(const char *s, uint64_t *bytes, struct error *e);
 /* Parses a whole decimal number within [min, max]. */
 int parse_uint(const char *s, uint64_t min, uint64_t max, uint64_t *value, struct error *e);
 
+/* Of a VM or a hypervisor: no path, no option. */
+bool vm_name_is_valid(const char *name);
+
 /* xmalloc family: memory for our own small things; running out of it ends the process. */
 void *xcalloc(size_t n, size_t size);
 void *xrealloc(void *p, size_t size);

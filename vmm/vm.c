@@ -24,19 +24,6 @@ enum {
 
 /* ---- configuration */
 
-bool vm_name_is_valid(const char *s)
-{
-	size_t n = strlen(s);
-
-	if (n == 0 || n > 63 || s[0] == '.' || s[0] == '-')
-		return false;
-	for (; *s; s++)
-		if (!(*s >= 'a' && *s <= 'z') && !(*s >= 'A' && *s <= 'Z') &&
-		    !(*s >= '0' && *s <= '9') && !strchr("._-", *s))
-			return false;
-	return true;
-}
-
 int vm_config_validate(const Vmb__VmConfig *c, struct error *e)
 {
 	if (!vm_name_is_valid(c->name))

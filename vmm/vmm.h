@@ -66,8 +66,6 @@ int sandbox_drop_privileges(const char *empty_dir, struct error *e);
 
 struct vm;
 
-/* Of a VM or a hypervisor: no path, no option. */
-bool vm_name_is_valid(const char *name);
 /* What can be checked without opening anything: name, sizes, counts. */
 int vm_config_validate(const Vmb__VmConfig *config, struct error *e);
 

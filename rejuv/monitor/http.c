@@ -1,5 +1,5 @@
-/* http.c: serves the metrics (libmicrohttpd, one thread).  Whoever asks is a stranger: only GET and HEAD of one page, few at a
- * time, none for long. */
+/* http.c: serves the metrics (libmicrohttpd, one thread).  Whoever asks is a stranger: only GET and HEAD of one page, few
+ * connections, none that is idle.  (Strangers can take all of them: it is for a local or otherwise guarded address.) */
 #include "rejuv/monitor/monitor.h"
 
 #include <microhttpd.h>

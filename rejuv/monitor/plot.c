@@ -2,6 +2,7 @@
 #include "rejuv/monitor/monitor.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,11 +150,13 @@ int plot(struct aging_store *s, const char *name, const char *indicator, double 
 	char *text = NULL;
 	double limit = 0;
 	size_t size;
+	char part[PATH_MAX];
 	FILE *gnuplot;
 	int r, fd;
 
 	if (!png && (!end || strcmp(end, ".svg")))
 		return error_set(e, "--plot: %s: a name that ends with .svg or .png is expected", out);
+	snprintf(part, sizeof(part), "%s.part", out);
 	tzset();
 	snprintf(p.indicator, sizeof(p.indicator), "%s", indicator ? indicator : "");
 	if (!indicator && aging_store_each_verdict(s, name, since, true, choose, &p, &error))
@@ -174,23 +177,23 @@ int plot(struct aging_store *s, const char *name, const char *indicator, double 
 		r = -1;
 	}
 	if (!r)
-		draw(&p, name, unit, limit, png, out);
+		draw(&p, name, unit, limit, png, part);
 	fclose(p.out);
 	if (r) {
 		free(text);
 		return error_set(e, "%s: %s", name, error);
 	}
-	fd = open(out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-	if (fd < 0) {
-		free(text);
-		return error_set_errno(e, "%s", out);
-	}
-	gnuplot = popen("gnuplot >/dev/null 2>&1", "we");
+	fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0)
+		error_set_errno(e, "%s", out);
+	gnuplot = fd < 0 ? NULL : popen("gnuplot >/dev/null 2>&1", "we");
 	r = !gnuplot || fwrite(text, 1, size, gnuplot) != size;
-	r = (gnuplot && pclose(gnuplot)) || r || lseek(fd, 0, SEEK_END) <= 0;
-	close(fd);
+	r = (gnuplot && pclose(gnuplot)) || r || lseek(fd, 0, SEEK_END) <= 0 || rename(part, out);
 	free(text);
+	if (fd < 0)
+		return -1;
+	close(fd);
 	if (r)
-		unlink(out);
+		unlink(part);
 	return r ? error_set(e, "%s: gnuplot cannot draw it (is it installed?)", out) : 0;
 }

@@ -83,7 +83,8 @@ int record(const struct record_options *o)
 			publish(http, w);
 		now = clock_ns();
 		next = MAX(next + o->interval_ms * 1000000u, now);
-		poll(NULL, 0, (int)((next - now) / 1000000));
+		if (!interrupted)
+			poll(NULL, 0, (int)((next - now) / 1000000));
 	}
 	watch_judge(w);
 	if (aging_store_commit(store, &error))

@@ -24,7 +24,26 @@ struct listing {
 	size_t n;
 	int64_t last; /* number of an event */
 	bool times;
+	/* In words: shown once the store has been read, since who reads slowly would hold up its writer. */
+	FILE *out;
+	char *text;
+	size_t size;
 };
+
+static void listing_begin(struct listing *l, bool json)
+{
+	l->array = json ? json_array() : NULL;
+	l->out = open_memstream(&l->text, &l->size);
+	if (!l->out)
+		abort();
+}
+
+static void listing_show(struct listing *l)
+{
+	fclose(l->out);
+	fwrite(l->text, 1, l->size, stdout);
+	free(l->text);
+}
 
 static void print_verdict(void *ctx, const struct aging_stored *v)
 {
@@ -33,8 +52,8 @@ static void print_verdict(void *ctx, const struct aging_stored *v)
 	l->n++;
 	if (!l->array) {
 		if (l->times)
-			printf("%s  ", when(l->store, v->t));
-		printf("%-20s %-10s %s\n", v->name, aging_state_name(v->state), v->evidence);
+			fprintf(l->out, "%s  ", when(l->store, v->t));
+		fprintf(l->out, "%-20s %-10s %s\n", v->name, aging_state_name(v->state), v->evidence);
 		return;
 	}
 	json_array_append_new(
@@ -55,7 +74,7 @@ static void print_event(void *ctx, const struct aging_event *e)
 	l->n++;
 	l->last = e->id;
 	if (!l->array)
-		printf("%s  %-20s %-10s %s\n", when(l->store, e->t), e->name ? e->name : "monitor", e->kind, e->text);
+		fprintf(l->out, "%s  %-20s %-10s %s\n", when(l->store, e->t), e->name ? e->name : "monitor", e->kind, e->text);
 	else
 		json_array_append_new(l->array, json_pack("{s:I, s:s, s:o, s:s?, s:s, s:s}", "id", (json_int_t)e->id, "time",
 							  when(l->store, e->t), "clock_s", json_number(aging_store_clock(l->store, e->t)),
@@ -158,10 +177,14 @@ static bool is_recorded(void)
 
 static int print_verdicts(struct aging_store *s, const struct show_args *a, double since)
 {
-	struct listing l = {.store = s, .array = a->json ? json_array() : NULL, .times = a->since};
+	struct listing l = {.store = s, .times = a->since};
 	const char *error;
+	int r;
 
-	if (aging_store_each_verdict(s, a->name, since, !a->since, print_verdict, &l, &error)) {
+	listing_begin(&l, a->json);
+	r = aging_store_each_verdict(s, a->name, since, !a->since, print_verdict, &l, &error);
+	listing_show(&l);
+	if (r) {
 		json_decref(l.array);
 		return cli_fail("%s", error);
 	}
@@ -202,53 +225,49 @@ int monitor_main(int argc, char **argv)
 	return r;
 }
 
-/* An object a line, so that each is there at once. */
-static int follow(struct listing *l, const struct show_args *a)
+/* Those after the last one; as JSON an object a line, so that each is there at once. */
+static int show_new(struct listing *l, const struct show_args *a, double since)
 {
 	const char *error;
+	size_t i;
+	json_t *j;
+	int r;
 
-	for (;;) {
-		size_t i;
-		json_t *j;
-
-		if (aging_store_each_event(l->store, a->name, l->last, -INFINITY, print_event, l, &error))
-			return cli_fail("%s", error);
+	listing_begin(l, a->json);
+	r = aging_store_each_event(l->store, a->name, l->last, since, print_event, l, &error);
+	listing_show(l);
+	if (l->array && !a->follow) {
+		cli_print_json(l->array);
+	} else {
 		json_array_foreach(l->array, i, j) {
 			json_dumpf(j, stdout, JSON_COMPACT);
 			putchar('\n');
 		}
-		json_array_clear(l->array);
-		if (fflush(stdout))
-			return EXIT_OK; /* nobody reads any more */
-		poll(NULL, 0, LOOK_MS);
+		json_decref(l->array);
 	}
+	return r ? cli_fail("%s", error) : EXIT_OK;
 }
 
 int events_main(int argc, char **argv)
 {
 	struct show_args a = {0};
 	struct listing l = {.last = 0};
-	const char *error;
+	double since = -INFINITY;
 	struct error e;
-	double since;
-	int r = EXIT_OK;
+	int r;
 
 	if (parse(&a, true, argc, argv, &e))
 		return cli_usage("events: %s", e.text);
 	l.store = store_open(&e);
 	if (!l.store)
 		return cli_fail("%s", e.text);
-	l.array = a.json ? json_array() : NULL;
-	since = -INFINITY;
-	if (a.since && parse_since(a.since, l.store, &since, &e))
-		r = cli_usage("events: %s", e.text);
-	else if (aging_store_each_event(l.store, a.name, 0, since, print_event, &l, &error))
-		r = cli_fail("%s", error);
-	else if (a.follow)
-		r = follow(&l, &a);
-	else if (l.array)
-		cli_print_json(json_incref(l.array));
-	json_decref(l.array);
+	if (a.since && parse_since(a.since, l.store, &since, &e)) {
+		aging_store_close(l.store);
+		return cli_usage("events: %s", e.text);
+	}
+	/* (Nobody reads any more: that is its end.) */
+	while (!(r = show_new(&l, &a, since)) && a.follow && !fflush(stdout))
+		poll(NULL, 0, LOOK_MS);
 	aging_store_close(l.store);
 	return r;
 }

@@ -52,7 +52,7 @@ static struct row *row_of(struct top *t, const char *name)
 	if (t->n == MOST)
 		return NULL;
 	t->row[t->n] = (struct row){.cpu = NAN, .steal = NAN};
-	snprintf(t->row[t->n].name, sizeof(t->row[t->n].name), "%s", name);
+	snprintf(t->row[t->n].name, sizeof(t->row[t->n].name), "%.63s", name);
 	return &t->row[t->n++];
 }
 
@@ -127,6 +127,7 @@ static void look(struct top *t)
 {
 	struct dirent **names;
 	const char *error;
+	struct error e;
 	size_t n = 0;
 	int found = scandir(runtime_dir(), &names, NULL, alphasort);
 
@@ -147,6 +148,8 @@ static void look(struct top *t)
 			t->row[n++] = t->row[i];
 	t->n = n;
 	t->host[0] = 0;
+	if (!t->store)
+		t->store = store_open(&e);
 	if (t->store)
 		aging_store_each_verdict(t->store, NULL, aging_store_now(t->store) - 3 * AGING_JUDGE_S, true, take_verdict, t, &error);
 }
@@ -234,6 +237,8 @@ static void print_text(struct top *t)
 	}
 	if (t->host[0])
 		puts(t->host);
+	else
+		log_line("warning: nobody records just now: 'vmbeam monitor --record'");
 }
 
 static void print_json(struct top *t)
@@ -341,7 +346,6 @@ int top_main(int argc, char **argv)
 			return cli_usage("top: unknown option or no number");
 	if (optind < argc)
 		return cli_usage("top: nothing more is expected");
-	t.store = store_open(&e);
 	if (!json && isatty(STDOUT_FILENO) && isatty(STDIN_FILENO)) {
 		full_screen(&t, (int)interval * 1000);
 	} else { /* two looks: there is no load without a time between */

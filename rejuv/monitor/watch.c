@@ -13,7 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { SOON_S = 90, ANSWER_MS = 2000, AGAIN_S = 30, GONE_S = 30, FORGOTTEN_S = 3600, SILENT_S = 30, MINUTE = 60, HOUR = 3600, OPERATIONS = 5 };
+enum { SOON_S = 90, ANSWER_MS = 2000, AGAIN_S = 30, GONE_S = 30, FORGOTTEN_S = 3600, SILENT_S = 30, MINUTE = 60, HOUR = 3600, OPERATIONS = 5, HUNG = 64 };
+#define SLOW_S 0.5
 #define SLOWER 4 /* times: so much slower an agent's answers, and what is done with VMs, are those of an old hypervisor */
 
 /* How long the last operations of a kind took. */
@@ -35,7 +36,8 @@ struct subject {
 	const struct aging_health *verdict; /* one of them; NULL: not judged yet */
 	enum aging_state said;
 	double seen, asked, answered; /* times (now_s()); of its agent, 0: it has none */
-	double ask_again;	      /* who does not answer is not asked before */
+	double ask_again;	      /* who does not answer, or slowly, is not asked before */
+	double rebooted;	      /* when that was told last */
 	bool silent, gone;
 	uint64_t uptime_ns;
 	unsigned long refused;
@@ -46,9 +48,13 @@ struct watch {
 	struct aging_store *store;
 	struct aging_collector *host;
 	struct subject *first;
+	struct {
+		char name[64];
+		double again;
+	} hung[HUNG]; /* VMs whose process does not answer: not asked before */
 	double stored, judge, tidied; /* on the timeline: minutes before; when next, when last */
 	unsigned long failures;
-	bool failing;
+	bool failing, waiting; /* something was written that others cannot see yet */
 };
 
 /* Of what is not stored; what is has its time on the store's timeline. */
@@ -61,6 +67,9 @@ static double now_s(void)
 
 static bool stored(struct watch *w, int r, const char *error)
 {
+	/* What was undone has perhaps taken the numbers of subjects with it. */
+	for (struct subject *s = w->first; r && s; s = s->next)
+		s->id = 0;
 	if (r) {
 		w->failures++;
 		if (!w->failing)
@@ -78,12 +87,24 @@ report(struct watch *w, const char *name, const char *kind, const char *fmt, ...
 	char text[400];
 	const char *error;
 	va_list ap;
+	int r;
 
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	printf("%-20s %-10s %s\n", name ? name : "monitor", kind, text);
-	stored(w, aging_store_event(w->store, aging_store_now(w->store), name, kind, text, &error), error);
+	r = aging_store_event(w->store, aging_store_now(w->store), name, kind, text, &error);
+	stored(w, r, error);
+	w->waiting = true;
+}
+
+static void commit(struct watch *w)
+{
+	const char *error;
+	int r = aging_store_commit(w->store, &error);
+
+	w->waiting = false;
+	stored(w, r, error);
 }
 
 static void store_minutes(struct watch *w, double t)
@@ -98,17 +119,19 @@ static void store_minutes(struct watch *w, double t)
 	if (from > 0)
 		for (struct subject *s = w->first; s && !r; s = s->next)
 			for (double m = fmax(from, to - HOUR); m < to && !r; m += MINUTE)
-				r = !s->id && aging_store_subject(w->store, s->name, s->identity, &s->id, &error) ? -1
+				r = aging_store_subject(w->store, s->name, s->identity, &s->id, &error) ? -1
 				    : aging_store_minute(w->store, s->id, false, s->inside, m, &error) ||
 					      aging_store_minute(w->store, s->id, true, s->outside, m, &error)
 					    ? -1
 					    : 0;
 	if (!r)
 		r = aging_store_commit(w->store, &error);
+	w->waiting = false;
 	if (stored(w, r, error) && t - w->tidied < HOUR)
 		return;
 	w->tidied = t;
-	stored(w, aging_store_tidy(w->store, t, &error), error);
+	r = aging_store_tidy(w->store, t, &error);
+	stored(w, r, error);
 }
 
 /* ---- subjects */
@@ -166,6 +189,7 @@ static struct subject *new_subject(struct watch *w, const char *name, const char
 {
 	struct subject *s = xcalloc(1, sizeof(*s));
 	const char *error = "";
+	int r;
 
 	s->name = xstrdup(name);
 	snprintf(s->identity, sizeof(s->identity), "%s", identity);
@@ -175,13 +199,12 @@ static struct subject *new_subject(struct watch *w, const char *name, const char
 		destroy(s);
 		return NULL;
 	}
-	stored(w,
-	       aging_store_subject(w->store, name, identity, &s->id, &error) ||
-			       aging_store_restore(w->store, s->id, false, s->inside, &error) ||
-			       aging_store_restore(w->store, s->id, true, s->outside, &error)
-		       ? -1
-		       : 0,
-	       error);
+	r = aging_store_subject(w->store, name, identity, &s->id, &error) ||
+			    aging_store_restore(w->store, s->id, false, s->inside, &error) ||
+			    aging_store_restore(w->store, s->id, true, s->outside, &error)
+		    ? -1
+		    : 0;
+	stored(w, r, error);
 	s->next = w->first;
 	w->first = s;
 	return s;
@@ -194,13 +217,13 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 	char identity[64];
 
 	identify(name, host, identity, sizeof(identity));
-	while (*p && strcmp((*p)->name, name))
+	while (*p && strcmp((*p)->identity, identity))
 		p = &(*p)->next;
 	s = *p;
-	if (s && strcmp(s->identity, identity)) { /* another of that name */
-		*p = s->next;
-		destroy(s);
-		s = NULL;
+	if (s && strcmp(s->name, name)) {
+		report(w, name, "renamed", "it was %s", s->name);
+		free(s->name);
+		s->name = xstrdup(name);
 	}
 	if (!s) {
 		s = new_subject(w, name, identity);
@@ -218,11 +241,11 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 	return s;
 }
 
-static void forget(struct watch *w)
+static void forget(struct watch *w, double round)
 {
 	for (struct subject **p = &w->first; *p;) {
 		struct subject *s = *p;
-		double for_s = now_s() - s->seen;
+		double for_s = round - s->seen; /* a round may take long */
 
 		if (for_s > GONE_S && !s->gone) {
 			s->gone = true;
@@ -274,8 +297,10 @@ static void add_answer(struct watch *w, struct subject *s, const Vmb__AgentSampl
 	double t = aging_store_now(w->store);
 
 	/* (Its history stays: what it says does not rid it of that.) */
-	if (a->uptime_ns < s->uptime_ns)
+	if (a->uptime_ns < s->uptime_ns && now_s() - s->rebooted > HOUR) {
 		report(w, s->name, "rebooted", "it says that it has booted anew");
+		s->rebooted = now_s();
+	}
 	s->uptime_ns = a->uptime_ns;
 	for (size_t i = 0; i < a->n_sample && i < AGING_INDICATORS; i++)
 		if (a->sample[i]->kind <= AGING_PLAIN)
@@ -300,7 +325,7 @@ static void ask_agent(struct watch *w, struct subject *s, struct aging_samples *
 	s->asked = t = now_s();
 	if (m || s->answered == 0)
 		s->answered = t;
-	if (!m)
+	if (!m || t - begin > SLOW_S)
 		s->ask_again = t + AGAIN_S;
 	if (m && m->kind_case == VMB__AGENT_MESSAGE__KIND_SAMPLES) {
 		add_answer(w, s, m->samples);
@@ -318,12 +343,17 @@ static void ask_agent(struct watch *w, struct subject *s, struct aging_samples *
 static void sample_vm(struct watch *w, struct subject *s, const Vmb__InfoReply *info)
 {
 	struct aging_samples samples = {.n = 0};
+	char path[40], comm[32];
 
 	s->judges_outside = true;
 	s->judges_inside = info->config->window;
 	if (info->config->window)
 		ask_agent(w, s, &samples);
-	aging_collect_process("/proc", (int)info->pid, &s->process, now_s(), &samples);
+	/* (It is the VM's word.) */
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)info->pid);
+	read_text(path, comm, sizeof(comm));
+	if (!strcmp(comm, "vmbeam-vmm\n"))
+		aging_collect_process("/proc", (int)info->pid, &s->process, now_s(), &samples);
 	add_durations(s, &samples);
 	add_all(w, s->outside, &samples);
 }
@@ -341,10 +371,31 @@ static void sample_host(struct watch *w)
 	add_all(w, s->inside, &samples);
 }
 
+/* 0 and *reply, or -1. */
+static int ask_vm(struct watch *w, const char *name, Vmb__Reply **reply)
+{
+	double now = now_s();
+	size_t free_slot = HUNG;
+	struct error e;
+
+	for (size_t i = 0; i < HUNG; i++)
+		if (w->hung[i].again > now && !strcmp(w->hung[i].name, name))
+			return -1;
+		else if (w->hung[i].again <= now)
+			free_slot = i;
+	if (!vm_info_within(name, ANSWER_MS, reply, &e))
+		return 0;
+	if (now_s() - now > SLOW_S && free_slot < HUNG) {
+		snprintf(w->hung[free_slot].name, sizeof(w->hung[0].name), "%.63s", name);
+		w->hung[free_slot].again = now_s() + AGAIN_S;
+	}
+	return -1;
+}
+
 void watch_tick(struct watch *w)
 {
 	struct dirent **names;
-	double t;
+	double t, round = now_s();
 	int n;
 
 	sample_host(w);
@@ -352,9 +403,8 @@ void watch_tick(struct watch *w)
 	for (int i = 0; i < n; i++) {
 		Vmb__Reply *reply;
 		struct subject *s;
-		struct error e;
 
-		if (names[i]->d_name[0] != '.' && !vm_info_within(names[i]->d_name, ANSWER_MS, &reply, &e)) {
+		if (names[i]->d_name[0] != '.' && !ask_vm(w, names[i]->d_name, &reply)) {
 			s = subject_of(w, names[i]->d_name, false);
 			if (s)
 				sample_vm(w, s, reply->info);
@@ -365,11 +415,13 @@ void watch_tick(struct watch *w)
 	if (n >= 0)
 		free(names);
 	operations_read(operation_done, w); /* now that all are known */
-	forget(w);
+	forget(w, round);
 	t = aging_store_now(w->store);
 	if (t >= w->judge)
 		watch_judge(w);
 	store_minutes(w, t);
+	if (w->waiting)
+		commit(w);
 }
 
 /* ---- judging */
@@ -405,12 +457,14 @@ static struct aging_health *judge(struct subject *s, double t)
 void watch_judge(struct watch *w)
 {
 	double t = aging_store_now(w->store);
-	const char *error;
+	bool stores = true; /* where it fails once it is not tried for the others, each of which might wait for it */
 
 	w->judge = t + AGING_JUDGE_S;
 	for (struct subject *s = w->first; s; s = s->next) {
 		const struct aging_health *h;
+		const char *error = "";
 		bool changed;
+		int r;
 
 		if (s->gone)
 			continue;
@@ -424,8 +478,14 @@ void watch_judge(struct watch *w)
 			report(w, s->name, "nonsense", "%lu samples of its agent made no sense", h->refused);
 			s->refused = h->refused;
 		}
-		if (s->id)
-			stored(w, aging_store_verdict(w->store, s->id, t, h, changed, &error), error);
+		if (!stores)
+			continue;
+		r = aging_store_subject(w->store, s->name, s->identity, &s->id, &error) ||
+				    aging_store_verdict(w->store, s->id, t, h, changed, &error)
+			    ? -1
+			    : 0;
+		stores = stored(w, r, error);
+		w->waiting = true;
 	}
 }
 

@@ -11,7 +11,7 @@ struct watch;
 struct watch *watch_create(struct aging_store *store);
 void watch_destroy(struct watch *w);
 /* Samples all there are, stores each minute that is over, judges every AGING_JUDGE_S; who has not been seen for an hour is
- * forgotten.  Each agent or VM that does not answer delays it by two seconds, then every half minute.  What happens becomes an
+ * forgotten.  Each agent or VM that does not answer delays it by two seconds, and that every half minute.  What happens becomes an
  * event, and a line on standard output. */
 void watch_tick(struct watch *w);
 /* Judges all now. */

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 char *store_path(void)
 {
@@ -21,7 +22,7 @@ struct aging_store *store_open(struct error *e)
 	struct aging_store *s = aging_store_open(path, 0, &error);
 
 	if (!s)
-		error_set(e, "%s ('vmbeam monitor --record' makes it)", error);
+		error_set(e, "%s%s", error, access(path, F_OK) ? " ('vmbeam monitor --record' makes it)" : "");
 	free(path);
 	return s;
 }
