@@ -198,9 +198,12 @@ static bool is_sound(struct aging_store *s)
 {
 	sqlite3_stmt *q = prepare(s, "PRAGMA quick_check(1)", "");
 	const char *error;
-	bool sound = step(s, q, &error) > 0 && !strcmp(text(q, 0), "ok");
+	bool sound;
 
-	sqlite3_finalize(sound ? q : NULL);
+	if (step(s, q, &error) <= 0)
+		return false;
+	sound = !strcmp(text(q, 0), "ok");
+	sqlite3_finalize(q);
 	return sound;
 }
 

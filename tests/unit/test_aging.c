@@ -490,6 +490,17 @@ UNIT(aging, what_is_not_told_any_more_is_no_health_and_faults_are_counted)
 	cr_expect(strstr(h.evidence, "memory_available is not told"), "%s", h.evidence);
 	aging_subject_destroy(s);
 
+	/* Nobody has moved a VM for half a day. */
+	s = aging_subject_create();
+	for (t = 0; t < 3 * DAY; t += MINUTE) {
+		if (t < 2.5 * DAY)
+			aging_subject_add(s, "migrate_time", AGING_LATENCY, 4, t, 0.1);
+		aging_subject_add(s, "files_open", AGING_USED, 1000, t, 50);
+	}
+	aging_subject_judge(s, t, &h);
+	cr_expect_eq(h.state, AGING_STATE_HEALTHY, "%s", h.evidence);
+	aging_subject_destroy(s);
+
 	s = aging_subject_create();
 	for (t = 0; t < 2 * HOUR; t += MINUTE)
 		aging_subject_add(s, "kernel_bug", AGING_FAULTS, 0, t, t < HOUR ? 7 : 9);
