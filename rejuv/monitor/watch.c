@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 
 enum { SOON_S = 90, ANSWER_MS = 2000, AGAIN_S = 30, GONE_S = 30, FORGOTTEN_S = 3600, SILENT_S = 30, MINUTE = 60, HOUR = 3600, OPERATIONS = 5, HUNG = 64 };
-#define SLOW_S 0.5
+#define SLOW_S 1
+#define SELDOM 10 /* times as long as it took: what is slow is not asked before */
 #define SLOWER 4 /* times: so much slower an agent's answers, and what is done with VMs, are those of an old hypervisor */
 
 /* How long the last operations of a kind took. */
@@ -325,8 +326,8 @@ static void ask_agent(struct watch *w, struct subject *s, struct aging_samples *
 	s->asked = t = now_s();
 	if (m || s->answered == 0)
 		s->answered = t;
-	if (!m || t - begin > SLOW_S)
-		s->ask_again = t + AGAIN_S;
+	if (t - begin > SLOW_S)
+		s->ask_again = t + (m ? SELDOM * (t - begin) : AGAIN_S);
 	if (m && m->kind_case == VMB__AGENT_MESSAGE__KIND_SAMPLES) {
 		add_answer(w, s, m->samples);
 		aging_sample_add(samples, AGING_LATENCY, SLOWER, t - begin, "answer_time");

@@ -23,7 +23,7 @@ is() {
 	[ "$(thought_of "$1")" = "$2" ]
 }
 dd if=/dev/zero of=disk bs=1M count=64 2>/dev/null
-start_beat busy busy.log "beat.tick=1000 beat.mem=16M beat.disk=1" --memory 128M --disk "$PWD/disk"
+start_beat busy busy.log "beat.tick=1000 beat.mem=16M beat.rate=4M beat.disk=1" --memory 128M --disk "$PWD/disk"
 start_beat idle idle.log "beat.tick=1000 beat.rate=64K" --memory 128M
 taskset -acp 1 "$(info_of busy pid)" >/dev/null
 taskset -acp 0 "$(info_of idle pid)" >/dev/null
