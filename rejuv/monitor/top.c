@@ -38,7 +38,6 @@ struct top {
 	struct row row[MOST];
 	size_t n;
 	int order; /* a key of `orders` */
-	double contention; /* of the host */
 	char host[400];
 };
 
@@ -106,7 +105,6 @@ static void take_verdict(void *ctx, const struct aging_stored *v)
 	struct top *t = ctx;
 
 	if (!strcmp(v->name, "host")) {
-		t->contention = v->contention;
 		snprintf(t->host, sizeof(t->host), "this machine: %s: %s", aging_state_name(v->state), v->evidence);
 		return;
 	}
