@@ -15,7 +15,7 @@ endif
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
 	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev libsqlite3-dev libmicrohttpd-dev \
-	libncurses-dev acpica-tools xxd
+	libncurses-dev libsystemd-dev acpica-tools xxd
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
 PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat sqlite3 curl prometheus gnuplot-nox
 
@@ -55,10 +55,14 @@ MIG_LIBS := -lssl -lcrypto
 MON_SRC  := $(wildcard rejuv/monitor/*.c) $(filter-out aging-monitor/collect.c,$(wildcard aging-monitor/*.c))
 MON_OBJS := $(MON_SRC:%.c=$(OBJ)/%.o)
 MON_LIBS := -lsqlite3 -lmicrohttpd -lncurses -ltinfo
+# vmbeamd: what it does with VMs it has vmbeam do.
+DAEMON_SRC  := $(wildcard rejuv/daemon/*.c)
+DAEMON_OBJS := $(DAEMON_SRC:%.c=$(OBJ)/%.o)
+DAEMON_LIBS := -lsqlite3 -lmicrohttpd -lsystemd
 
 .PHONY: all build help deps clean
 all: build
-build: $(BIN)/vmbeam $(BIN)/vmbeam-migrate $(BIN)/vmbeam-monitor ## build build/vmbeam
+build: $(addprefix $(BIN)/,vmbeam vmbeam-migrate vmbeam-monitor vmbeamd) ## build build/vmbeam, build/vmbeamd
 
 help:                                     ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -75,6 +79,10 @@ $(BIN)/vmbeam-monitor: $(MON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,aging-monitor/
 		$(addprefix vmm/,base.o client.o wire.o) $(addprefix nested/,hypervisor.o channel.o))
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MON_LIBS)
+
+$(BIN)/vmbeamd: $(DAEMON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,rejuv/cli.o $(addprefix vmm/,base.o client.o wire.o))
+	@echo "  LD   $@"
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(DAEMON_LIBS)
 
 $(OBJ)/%.o: %.c
 	@mkdir -p $(@D)
@@ -93,7 +101,12 @@ $(OBJ)/vmm/dsdt.h: vmm/dsdt.asl
 	@echo "  GEN  $@"
 	$(Q)iasl -p $(OBJ)/vmm/dsdt $< >$(OBJ)/vmm/dsdt.log || { cat $(OBJ)/vmm/dsdt.log; exit 1; }
 	$(Q)xxd -i -n dsdt_aml $(OBJ)/vmm/dsdt.aml >$@
-$(OBJS) $(MON_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
+$(OBJ)/rejuv/daemon/openapi.h: rejuv/daemon/openapi.json
+	@mkdir -p $(@D)
+	@echo "  GEN  $@"
+	$(Q)xxd -i -n openapi_json $< >$@
+$(OBJ)/rejuv/daemon/api.o: | $(OBJ)/rejuv/daemon/openapi.h
+$(OBJS) $(MON_OBJS) $(DAEMON_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
 
 deps:                                     ## install the Debian packages that are missing (as root)
 	@missing=$$(for p in $(PACKAGES_BUILD) $(PACKAGES_LAB) $(PACKAGES_TEST); do \
@@ -110,7 +123,7 @@ demo:                                     ## a guest hypervisor is rejuvenated u
 
 .PHONY: lint
 lint: build                               ## clang-tidy over the product's sources
-	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) $(MON_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
+	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) $(MON_SRC) $(DAEMON_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
 
 include nested/lab.mk
 include nested/hypervisor.mk
@@ -120,4 +133,4 @@ include bench/bench.mk
 clean:                                    ## remove all that was built, downloads included
 	$(Q)rm -rf build
 
--include $(OBJS:.o=.d) $(MIG_OBJS:.o=.d) $(MON_OBJS:.o=.d)
+-include $(OBJS:.o=.d) $(MIG_OBJS:.o=.d) $(MON_OBJS:.o=.d) $(DAEMON_OBJS:.o=.d)

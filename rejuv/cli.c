@@ -4,8 +4,12 @@
 #include "vmm/client.h"
 
 #include <jansson.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { ANSWER_MS = 10000 };
@@ -49,6 +53,23 @@ int cli_acted(const char *vm, bool json, const struct error *e)
 	return e ? cli_fail("%s: %s", vm, e->text) : EXIT_OK;
 }
 
+char *cli_program(const char *name)
+{
+	char self[PATH_MAX] = "";
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *slash = n > 0 ? strrchr(self, '/') : NULL;
+
+	/* (Replaced on the disk while we run, it is called "... (deleted)", and its folder is the same.) */
+	return slash ? xasprintf("%.*s/%s", (int)(slash - self), self, name) : xstrdup(name);
+}
+
+const char *state_dir(void)
+{
+	const char *dir = getenv("VMBEAM_STATE_DIR");
+
+	return dir && dir[0] ? dir : "/var/lib/vmbeam";
+}
+
 const char *cli_state_name(Vmb__RunState s)
 {
 	switch (s) {
@@ -65,6 +86,18 @@ const char *cli_state_name(Vmb__RunState s)
 	default:
 		return "unknown";
 	}
+}
+
+void vm_identity(const char *name, char *text, size_t size)
+{
+	char *path = runtime_path(name, "lock");
+	struct stat st;
+
+	if (!stat(path, &st))
+		snprintf(text, size, "%ld.%09ld.%lu", (long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, (unsigned long)st.st_ino);
+	else
+		snprintf(text, size, "?");
+	free(path);
 }
 
 const char *cli_placement(const char *placement)
@@ -90,6 +123,29 @@ int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e
 		return error_set(e, "its process made no sense");
 	}
 	return r;
+}
+
+uint8_t *vm_recent(const char *name, size_t *len, struct error *e)
+{
+	Vmb__Reply *reply;
+	uint8_t *text = NULL;
+	int fd = vmm_connect(name, e), r;
+
+	if (fd < 0)
+		return NULL;
+	r = vmm_simple_request(fd, VMB__REQUEST__KIND_RECENT, &reply, NULL, ANSWER_MS, e);
+	close(fd);
+	if (r)
+		return NULL;
+	if (reply->kind_case == VMB__REPLY__KIND_RECENT) {
+		*len = reply->recent->text.len;
+		text = xcalloc(1, *len + 1);
+		memcpy(text, reply->recent->text.data, *len);
+	} else {
+		error_set(e, "its process made no sense");
+	}
+	vmb__reply__free_unpacked(reply, NULL);
+	return text;
 }
 
 int vm_info(const char *name, Vmb__Reply **reply, struct error *e)

@@ -20,6 +20,11 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a wrong call; returns EXIT_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* The path of a program of ours, beside this one; the caller's to free. */
+char *cli_program(const char *name);
+/* What is kept over a reboot: $VMBEAM_STATE_DIR or /var/lib/vmbeam. */
+const char *state_dir(void);
+
 /* Prints the object on stdout and drops the reference. */
 struct json_t;
 void cli_print_json(struct json_t *j);
@@ -31,8 +36,17 @@ int cli_acted(const char *vm, bool json, const struct error *e);
 int vm_info(const char *name, Vmb__Reply **reply, struct error *e);
 int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e);
 const char *cli_state_name(Vmb__RunState s);
+/* Who a VM is for as long as it lives, whatever its name: its lock is made with it, and stays when its process or its name is replaced
+ * by another.  "?" of one that is not there. */
+void vm_identity(const char *name, char *text, size_t size);
+enum { VM_IDENTITY = 64 };
 /* A placement (VmConfig) as users know it. */
 const char *cli_placement(const char *placement);
+
+/* What `info --json` prints. */
+struct json_t *vm_info_json(const Vmb__InfoReply *i);
+/* The last of what its serial port has said; the caller's to free.  NULL with *e set. */
+uint8_t *vm_recent(const char *name, size_t *len, struct error *e);
 
 /* Is there memory for a host VM like this, or for a guest VM that is to run in one? */
 int memory_admit(const Vmb__VmConfig *c, struct error *e);

@@ -4,7 +4,6 @@
 #include "vmm/base.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -12,16 +11,10 @@
 /* Becomes the program with these arguments; returns only if that fails. */
 static int become(const char *name, char *const *argv)
 {
-	char self[PATH_MAX], *program, **args;
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	char *program = cli_program(name), **args;
 	size_t argc = 0;
 	int r;
 
-	if (n < 0)
-		return cli_fail("/proc/self/exe: %s", strerror(errno));
-	self[n] = 0;
-	*strrchr(self, '/') = 0;
-	program = xasprintf("%s/%s", self, name);
 	while (argv[argc])
 		argc++;
 	args = xcalloc(argc + 2, sizeof(*args));

@@ -22,7 +22,7 @@ enum { ANSWER_MS = 10000, BRIEFLY_MS = 5000, PRESS_AGAIN_MS = 5000, DUMP_MS = 60
 /* The name and the flags that every one of these commands takes. */
 struct args {
 	const char *name, *out;
-	bool json, force, hvc;
+	bool json, force, hvc, recent;
 	uint64_t timeout_s;
 };
 
@@ -31,7 +31,7 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 	static const struct option options[] = {
 		{"json", no_argument, NULL, 'j'},      {"force", no_argument, NULL, 'f'},
 		{"out", required_argument, NULL, 'o'}, {"timeout", required_argument, NULL, 't'},
-		{"hvc", no_argument, NULL, 'h'},
+		{"hvc", no_argument, NULL, 'h'},       {"recent", no_argument, NULL, 'r'},
 		{NULL, 0, NULL, 0},
 	};
 	struct error e;
@@ -51,6 +51,9 @@ static int parse_args(int argc, char **argv, bool wants_name, struct args *a)
 			break;
 		case 'h':
 			a->hvc = true;
+			break;
+		case 'r':
+			a->recent = true;
 			break;
 		case 'o':
 			a->out = optarg;
@@ -80,7 +83,7 @@ static uint64_t translated(const Vmb__InfoReply *i, uint64_t *huge)
 	return i->n_pages == VM_PAGE_SIZES ? i->pages[0] * 4096 + *huge : 0;
 }
 
-static json_t *info_json(const Vmb__InfoReply *i)
+json_t *vm_info_json(const Vmb__InfoReply *i)
 {
 	json_t *disks = json_array(), *nets = json_array(), *exits = json_array();
 	json_t *guests = json_array(), *j;
@@ -134,7 +137,7 @@ int info_main(int argc, char **argv)
 		return cli_fail("%s: %s", a.name, e.text);
 	i = reply->info;
 	if (a.json) {
-		cli_print_json(info_json(i));
+		cli_print_json(vm_info_json(i));
 	} else {
 		printf("name       %s\nstate      %s%s%s\nplacement  %s\nmemory     %llu MiB%s\n"
 		       "cpus       %u\nprocess    %d, for %llu s\nhandovers  %u\nkernel     %s\n",
@@ -180,7 +183,7 @@ static void list_one(const char *name, json_t *array)
 		const Vmb__InfoReply *i = reply->info;
 
 		if (array)
-			json_array_append_new(array, info_json(i));
+			json_array_append_new(array, vm_info_json(i));
 		else
 			printf("%-20s %-9s %-10s %6llu MiB  %3u  %7d\n", name, cli_state_name(i->state),
 			       cli_placement(i->config->placement),
@@ -321,12 +324,27 @@ int resume_main(int argc, char **argv)
 	}
 }
 
+static int print_recent(const char *name)
+{
+	struct error e;
+	size_t len;
+	uint8_t *text = vm_recent(name, &len, &e);
+
+	if (!text)
+		return cli_fail("%s: %s", name, e.text);
+	fwrite(text, 1, len, stdout);
+	free(text);
+	return EXIT_OK;
+}
+
 int console_main(int argc, char **argv)
 {
 	struct args a;
 	int r = parse_args(argc, argv, true, &a);
 
-	return r ? r : attach_console(a.name, a.hvc);
+	if (r)
+		return r;
+	return a.recent ? print_recent(a.name) : attach_console(a.name, a.hvc);
 }
 
 /* Asks, then waits for the end on the same kind of connection that `run` uses.  A guest that is still

@@ -21,7 +21,7 @@ static const struct command {
 	 "             [--in HYPERVISOR] [--module F]... [--virtio-console] [--debug-exit] [--paused] [--detach [--json]]"},
 	{"list", list_main, "list [--json]"},
 	{"info", info_main, "info NAME [--json]"},
-	{"console", console_main, "console NAME [--hvc]"},
+	{"console", console_main, "console NAME [--hvc | --recent]     --recent: what it has said last, and no more"},
 	{"pause", pause_main, "pause NAME [--json]"},
 	{"resume", resume_main, "resume NAME [--force] [--json]    --force: without an answer of the machine that it may have gone to"},
 	{"stop", stop_main, "stop NAME [--force] [--timeout S] [--json]"},

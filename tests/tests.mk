@@ -47,9 +47,9 @@ $(UNIT_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h $(OBJ)/tests/unit/m
 $(OBJ)/tests/unit/vmbeam_main.o: $(OBJ)/rejuv/main.o
 	@mkdir -p $(@D)
 	$(Q)objcopy --redefine-sym main=vmbeam_main $< $@
-$(UNIT_RUN): $(LIBOBJS) $(filter-out %/main.o,$(MIG_OBJS) $(MON_OBJS)) $(OBJ)/tests/unit/vmbeam_main.o $(UNIT_OBJS)
+$(UNIT_RUN): $(LIBOBJS) $(filter-out %/main.o,$(MIG_OBJS) $(MON_OBJS) $(DAEMON_OBJS)) $(OBJ)/tests/unit/vmbeam_main.o $(UNIT_OBJS)
 	@echo "  LD   $@"
-	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) $(WRAP) -o $@ $^ $(LDLIBS) $(MIG_LIBS) $(MON_LIBS) -lcriterion
+	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) $(WRAP) -o $@ $^ $(LDLIBS) $(MIG_LIBS) $(MON_LIBS) -lsystemd -lcriterion
 -include $(UNIT_OBJS:.o=.d)
 
 # ---- fuzz targets: tests/fuzz/NAME.c on the same fake KVM, each a program of its own

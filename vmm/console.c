@@ -17,7 +17,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { MAX_CLIENTS = 8 };
+enum { MAX_CLIENTS = 8, RECENT = 32 * 1024 };
 #define SLOW_CLIENT_NS 10000000000ull
 
 struct client {
@@ -49,6 +49,8 @@ struct console {
 	void *sink_ctx;
 	uint8_t waiting[CONSOLE_WAITING]; /* input for which the port had no room */
 	size_t waiting_len;
+	uint8_t recent[RECENT]; /* what was written last; byte n of all at n % RECENT */
+	uint64_t written;
 };
 
 static size_t port_room(const struct console *c)
@@ -116,6 +118,22 @@ static void watch_time(struct console *c)
 	c->timer_watching = events;
 }
 
+static void remember(struct console *c, const uint8_t *data, size_t len)
+{
+	for (size_t i = 0; i < len; i++)
+		c->recent[c->written++ % RECENT] = data[i];
+}
+
+uint8_t *console_recent(const struct console *c, size_t *len)
+{
+	uint8_t *text = xcalloc(1, RECENT);
+
+	*len = MIN(c->written, (uint64_t)RECENT);
+	for (size_t i = 0; i < *len; i++)
+		text[i] = c->recent[(c->written - *len + i) % RECENT];
+	return text;
+}
+
 void console_flush(struct console *c)
 {
 	size_t len, done;
@@ -141,6 +159,8 @@ void console_flush(struct console *c)
 		done = c->sink->take(c->sink_ctx, data, len); /* it has no clients and no file */
 	if (!done)
 		return;
+	if (!c->sink)
+		remember(c, data, done);
 	c->ops->tx_taken(c->port, done);
 	c->file_sent -= MIN(done, c->file_sent);
 	for (size_t i = 0; i < MAX_CLIENTS; i++)

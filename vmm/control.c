@@ -204,6 +204,18 @@ static void do_console(struct session *s, struct console *console)
 	close(pair[1]);
 }
 
+static void do_recent(struct session *s)
+{
+	Vmb__Reply reply = VMB__REPLY__INIT;
+	Vmb__RecentReply recent = VMB__RECENT_REPLY__INIT;
+
+	recent.text.data = console_recent(s->control->vm->console, &recent.text.len);
+	reply.kind_case = VMB__REPLY__KIND_RECENT;
+	reply.recent = &recent;
+	wire_send(s->fd, &reply.base, NULL, 0, NULL);
+	free(recent.text.data);
+}
+
 static void do_rename(struct session *s, const Vmb__RenameRequest *r)
 {
 	Vmb__VmConfig *c = s->control->vm->config;
@@ -360,6 +372,9 @@ static void dispatch(struct session *s, const Vmb__Request *r, struct wire_fds *
 		break;
 	case VMB__REQUEST__KIND_HVC:
 		do_console(s, s->control->vm->hvc);
+		break;
+	case VMB__REQUEST__KIND_RECENT:
+		do_recent(s);
 		break;
 	case VMB__REQUEST__KIND_SUSPEND:
 		do_suspend(s);

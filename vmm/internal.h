@@ -566,6 +566,8 @@ void console_add_client(struct console *c, int fd);
 /* The guest has written: flush when the loop comes round.  Callable from a vCPU thread. */
 void console_wake(struct console *c);
 void console_flush(struct console *c);
+/* The last of what it has passed on; the caller's to free. */
+uint8_t *console_recent(const struct console *c, size_t *len);
 void console_stop(struct console *c);
 void console_start(struct console *c);
 /* How much of the port's buffer the file and each client have had; the caller frees it. */

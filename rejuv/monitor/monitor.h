@@ -28,6 +28,8 @@ struct record_options {
 	uint64_t interval_ms, length, limit; /* s, bytes */
 	const char *listen;		     /* ADDR:PORT for /metrics, or NULL */
 	uint64_t speed;			     /* for tests: the timeline's */
+	bool json; /* for another program: its judgements are lines of JSON; it tells what else happens ("NAME KIND TEXT", a line each)
+		    * on standard input, and ends it by closing that */
 };
 int record(const struct record_options *o);
 

@@ -5,12 +5,15 @@
 #include "rejuv/cli.h"
 
 #include <errno.h>
+#include <jansson.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static volatile sig_atomic_t interrupted;
 
@@ -53,6 +56,84 @@ static void publish(struct http *http, const struct watch *w)
 	metrics_destroy(m);
 }
 
+/* ---- for another program */
+
+static void say_verdict(void *ctx, const struct watched *s)
+{
+	const struct aging_health *h = s->health;
+	json_t *values = json_object(), *j;
+	struct aging_indicator i;
+
+	(void)ctx;
+	for (size_t k = 0; s->inside && aging_subject_indicator(s->inside, k, &i); k++)
+		if (i.kind != AGING_PART)
+			json_object_set_new(values, i.name, json_number(i.value));
+	if (h) {
+		j = json_pack("{s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:s, s:O}", "name", s->name, "state", aging_state_name(h->state), "indicator",
+			      h->indicator, "exhausted_in_s", json_number(h->indicator ? h->verdict.exhausted_in : NAN), "earliest_s",
+			      json_number(h->indicator ? h->verdict.earliest : NAN), "latest_s",
+			      json_number(h->indicator ? h->verdict.latest : NAN), "silent_s", json_number(s->silent), "evidence", h->evidence,
+			      "values", values);
+		json_dumpf(j, stdout, JSON_COMPACT);
+		putchar('\n');
+		json_decref(j);
+	}
+	json_decref(values);
+}
+
+/* A line each of what is told, or nothing more is to come (false). */
+static bool take_events(struct watch *w, int timeout_ms)
+{
+	static char buf[8192];
+	static size_t len;
+	struct pollfd p = {.fd = STDIN_FILENO, .events = POLLIN};
+	char *line = buf, *end;
+	ssize_t n;
+
+	if (poll(&p, 1, timeout_ms) <= 0)
+		return true;
+	n = read(STDIN_FILENO, buf + len, sizeof(buf) - 1 - len);
+	if (n <= 0)
+		return n < 0;
+	len += (size_t)n;
+	buf[len] = 0;
+	while ((end = strchr(line, '\n'))) {
+		char *kind, *text;
+
+		*end = 0;
+		kind = strchr(line, ' ');
+		text = kind ? strchr(kind + 1, ' ') : NULL;
+		if (text) {
+			*kind++ = 0;
+			*text++ = 0;
+			watch_event(w, line, kind, text);
+		}
+		line = end + 1;
+	}
+	len -= (size_t)(line - buf);
+	memmove(buf, line, len);
+	if (len == sizeof(buf) - 1) /* no line of ours is so long */
+		len = 0;
+	return true;
+}
+
+/* Until it is time for the next round. */
+static void wait_until(struct watch *w, const struct record_options *o, uint64_t next)
+{
+	uint64_t now;
+
+	while (!interrupted && (now = clock_ns()) < next) {
+		int ms = (int)((next - now) / 1000000);
+
+		if (!o->json)
+			poll(NULL, 0, ms);
+		else if (!take_events(w, ms))
+			interrupted = SIGTERM;
+		if (!ms)
+			break;
+	}
+}
+
 int record(const struct record_options *o)
 {
 	struct sigaction on_interrupt = {.sa_handler = interrupt};
@@ -74,17 +155,14 @@ int record(const struct record_options *o)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (o->speed != 1)
 		aging_store_hurry(store, (double)o->speed);
-	w = watch_create(store);
+	w = watch_create(store, o->json ? NULL : stdout);
 	while (!interrupted && (!o->length || clock_ns() - begin < o->length * 1000000000u)) {
-		uint64_t now;
-
-		watch_tick(w);
+		if (watch_tick(w) && o->json)
+			watch_each(w, say_verdict, NULL);
 		if (http)
 			publish(http, w);
-		now = clock_ns();
-		next = MAX(next + o->interval_ms * 1000000u, now);
-		if (!interrupted)
-			poll(NULL, 0, (int)((next - now) / 1000000));
+		next = MAX(next + o->interval_ms * 1000000u, clock_ns());
+		wait_until(w, o, next);
 	}
 	watch_judge(w);
 	if (aging_store_commit(store, &error))

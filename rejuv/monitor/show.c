@@ -157,7 +157,8 @@ static int parse(struct show_args *a, bool events, int argc, char **argv, struct
 	a->name = argv[optind];
 	if (recording && !a->records)
 		return error_set(e, "--interval, --for, --max-size and --listen are those of --record");
-	if (a->records && (a->name || a->json || a->since || a->plot || a->indicator))
+	a->record.json = a->records && a->json;
+	if (a->records && (a->name || a->since || a->plot || a->indicator))
 		return error_set(e, "--record: no name and nothing to show is expected");
 	if ((a->plot || a->indicator) && (!a->plot || !a->name))
 		return error_set(e, "--plot: a name is expected");

@@ -11,7 +11,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 enum { SOON_S = 90, ANSWER_MS = 2000, AGAIN_S = 30, GONE_S = 30, FORGOTTEN_S = 3600, SILENT_S = 30, MINUTE = 60, HOUR = 3600, OPERATIONS = 5, HUNG = 64 };
 #define SLOW_S 1
@@ -47,6 +46,7 @@ struct subject {
 
 struct watch {
 	struct aging_store *store;
+	FILE *lines; /* what happens is said there; NULL: nowhere */
 	struct aging_collector *host;
 	struct subject *first;
 	struct {
@@ -93,7 +93,8 @@ report(struct watch *w, const char *name, const char *kind, const char *fmt, ...
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	printf("%-20s %-10s %s\n", name ? name : "monitor", kind, text);
+	if (w->lines)
+		fprintf(w->lines, "%-20s %-10s %s\n", name ? name : "monitor", kind, text);
 	r = aging_store_event(w->store, aging_store_now(w->store), name, kind, text, &error);
 	stored(w, r, error);
 	w->waiting = true;
@@ -145,11 +146,12 @@ static void destroy(struct subject *s)
 	free(s);
 }
 
-struct watch *watch_create(struct aging_store *store)
+struct watch *watch_create(struct aging_store *store, FILE *lines)
 {
 	struct watch *w = xcalloc(1, sizeof(*w));
 
 	w->store = store;
+	w->lines = lines;
 	w->host = aging_collector_create("/proc", runtime_dir());
 	w->judge = INFINITY;
 	w->tidied = aging_store_now(store);
@@ -169,20 +171,13 @@ void watch_destroy(struct watch *w)
 	free(w);
 }
 
-/* Who it is: a VM's lock is made with it, and stays when its process or its name is replaced by another. */
 static void identify(const char *name, bool host, char *text, size_t size)
 {
-	char *path = runtime_path(name, "lock");
-	struct stat st = {.st_ino = 0};
-
 	if (host)
 		read_text("/proc/sys/kernel/random/boot_id", text, size);
-	else if (!stat(path, &st))
-		snprintf(text, size, "%ld.%09ld.%lu", (long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec, (unsigned long)st.st_ino);
 	else
-		snprintf(text, size, "?");
+		vm_identity(name, text, size);
 	text[strcspn(text, "\n")] = 0;
-	free(path);
 }
 
 /* With its history, if it is known. */
@@ -393,8 +388,18 @@ static int ask_vm(struct watch *w, const char *name, Vmb__Reply **reply)
 	return -1;
 }
 
-void watch_tick(struct watch *w)
+void watch_event(struct watch *w, const char *name, const char *kind, const char *text)
 {
+	FILE *lines = w->lines;
+
+	w->lines = NULL; /* who tells it knows it */
+	report(w, name, kind, "%s", text);
+	w->lines = lines;
+}
+
+bool watch_tick(struct watch *w)
+{
+	bool judges;
 	struct dirent **names;
 	double t, round = now_s();
 	int n;
@@ -418,11 +423,13 @@ void watch_tick(struct watch *w)
 	operations_read(operation_done, w); /* now that all are known */
 	forget(w, round);
 	t = aging_store_now(w->store);
-	if (t >= w->judge)
+	judges = t >= w->judge;
+	if (judges)
 		watch_judge(w);
 	store_minutes(w, t);
 	if (w->waiting)
 		commit(w);
+	return judges;
 }
 
 /* ---- judging */

@@ -6,14 +6,18 @@
 
 #include "aging-monitor/store.h"
 
+#include <stdio.h>
+
 struct watch;
-/* The store is the caller's. */
-struct watch *watch_create(struct aging_store *store);
+/* The store is the caller's.  What happens becomes a line in `lines` (NULL: none). */
+struct watch *watch_create(struct aging_store *store, FILE *lines);
 void watch_destroy(struct watch *w);
 /* Samples all there are, stores each minute that is over, judges every AGING_JUDGE_S; who has not been seen for an hour is
  * forgotten.  Each agent or VM that does not answer delays it by two seconds, and that every half minute.  What happens becomes an
- * event, and a line on standard output. */
-void watch_tick(struct watch *w);
+ * event.  Returns whether it has judged. */
+bool watch_tick(struct watch *w);
+/* What somebody else has seen happen. */
+void watch_event(struct watch *w, const char *name, const char *kind, const char *text);
 /* Judges all now. */
 void watch_judge(struct watch *w);
 

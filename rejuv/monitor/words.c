@@ -1,6 +1,8 @@
 /* words.c: where the store is; times and numbers as people write and read them: monitor.h. */
 #include "rejuv/monitor/monitor.h"
 
+#include "rejuv/cli.h"
+
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -10,9 +12,7 @@
 
 char *store_path(void)
 {
-	const char *dir = getenv("VMBEAM_STATE_DIR");
-
-	return xasprintf("%s/monitor.db", dir && dir[0] ? dir : "/var/lib/vmbeam");
+	return xasprintf("%s/monitor.db", state_dir());
 }
 
 struct aging_store *store_open(struct error *e)

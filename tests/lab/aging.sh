@@ -10,11 +10,12 @@ metric() {
 }
 # becomes NAME SUBJECT AWK-CONDITION: until the metric x, which was b before, is so.
 becomes() {
-	metric=$1 subject=$2 condition=$3
-	wait_for 40 is_so
-}
-is_so() {
-	awk -v b="$before" -v x="$(metric "$metric" "$subject")" "BEGIN { exit !($condition) }"
+	tries=40
+	while x=$(metric "$1" "$2") && ! awk -v b="$before" -v x="$x" "BEGIN { exit !($3) }"; do
+		tries=$((tries - 1))
+		[ $tries -gt 0 ] || fail "$1 of $2 was ${before:-unknown} and is ${x:-unknown}: not so is $3"
+		sleep 1
+	done
 }
 check "hv-a" vmbeam hypervisor start hv-a --memory 768M --window 1G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 768M --window 1G >hv-b.txt
@@ -108,16 +109,17 @@ before=$(metric vmbeam_memory_available_bytes hv-a)
 check "what is leaked is given back" vmbeam hypervisor age hv-a slab none
 becomes vmbeam_memory_available_bytes hv-a "x > b + 10e6"
 
+# (A kernel with one CPU keeps some 40 MiB of freed pages on its per-CPU lists, not among what is free.)
 # What else a hypervisor may lose is seen where it is lost, and given back; so is what only looks so.
 refuses "no such resource" vmbeam hypervisor age hv-b nothing leak 1 1
-for what in "heap 30M vmbeam_memory_available_bytes x<b-20e6" "descriptors 500 vmbeam_files_open x>b+400" "threads 100 vmbeam_threads x>b+90" \
-	"processes 50 vmbeam_processes x>b+45" "disk 30M vmbeam_disk_available_bytes x<b-20e6"; do
+for what in "heap 120M vmbeam_memory_available_bytes x<b-80e6 60e6" "descriptors 500 vmbeam_files_open x>b+400 100" "threads 100 vmbeam_threads x>b+90 20" \
+	"processes 50 vmbeam_processes x>b+45 10" "disk 30M vmbeam_disk_available_bytes x<b-20e6 5e6"; do
 	set -- $what
 	before=$(metric "$3" hv-b)
 	check "$1" vmbeam hypervisor age hv-b "$1" step "$2" 1
 	becomes "$3" hv-b "$4"
 	check "$1" vmbeam hypervisor age hv-b "$1" burst "$2" 3
-	becomes "$3" hv-b "x > 0.95 * b && x < 1.05 * b + 20"
+	becomes "$3" hv-b "x > b - $5 && x < b + $5"
 	check "$1" vmbeam hypervisor age hv-b "$1" none
 done
 check "delay" vmbeam hypervisor age hv-b delay cycle 800 8

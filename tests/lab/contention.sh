@@ -33,8 +33,9 @@ monitor=$!
 sleep 75
 is busy learning || fail "busy is $(vmbeam monitor busy)"
 little=$(shares busy)
+usual=$(cut -d' ' -f1 /proc/loadavg)
 
-# Bursts: one second in six.  The load average of this machine stays below its two CPUs.
+# Bursts: one second in six, which the load average of this machine hardly tells.
 end=$(($(date +%s) + 100))
 while [ "$(date +%s)" -lt $end ]; do
 	burn
@@ -48,7 +49,7 @@ load=$(cut -d' ' -f1 /proc/loadavg)
 wait_for 40 is busy contended
 bursts=$(shares busy)
 vmbeam monitor busy | grep -q "in bursts" || fail "$(vmbeam monitor busy)"
-awk -v l="$load" 'BEGIN { exit !(l < 2) }' || fail "the load average is $load: it sees the bursts, too"
+awk -v l="$load" -v u="$usual" 'BEGIN { exit !(l < u + 1) }' || fail "the load average is $load, and was $usual: it sees the bursts, too"
 
 # Saturated, all the time.
 sleep 70
@@ -85,5 +86,5 @@ for vm in one four; do
 	check "stop" vmbeam stop $vm --force
 	rmdir /sys/fs/cgroup/$vm
 done
-echo "= share of CPU time waited for (mean, bursts): no neighbour $little; bursts $bursts at a load average of $load; saturated $saturated"
+echo "= share of CPU time waited for (mean, bursts): no neighbour $little; (load average $usual); bursts $bursts ($load); saturated $saturated"
 echo "= two VMs with the same share of a CPU: 1 vCPU waits for $(steal one) of its time, 4 vCPUs for $(steal four)"

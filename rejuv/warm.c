@@ -1,0 +1,194 @@
+/* warm.c: the step of a rejuvenation without memory for a second hypervisor (the warm-VM reboot of the literature): the guests are
+ * held at L0 while their hypervisor is started anew under its name: steps.h. */
+#include "rejuv/steps.h"
+
+#include "nested/hypervisor.h"
+#include "rejuv/cli.h"
+#include "vmm/client.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { NOTE_MOST = 64 * 1024 };
+
+struct held {
+	bool is_held;
+	uint64_t since;
+};
+
+static int suspend(const char *guest, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__Empty empty = VMB__EMPTY__INIT;
+
+	req.kind_case = VMB__REQUEST__KIND_SUSPEND;
+	req.suspend = &empty;
+	return vm_ask(guest, &req, NULL, e);
+}
+
+static int reattach(const char *guest, const char *place, struct error *e)
+{
+	Vmb__Request req = VMB__REQUEST__INIT;
+	Vmb__ReattachRequest re = VMB__REATTACH_REQUEST__INIT;
+	int lease = vmm_connect(place, e), result;
+
+	if (lease < 0)
+		return -1;
+	re.placement = (char *)(uintptr_t)place;
+	req.kind_case = VMB__REQUEST__KIND_REATTACH;
+	req.reattach = &re;
+	result = vm_ask(guest, &req, &lease, e);
+	close(lease);
+	return result;
+}
+
+/* In its hypervisor if that is there, on the host otherwise: somewhere. */
+static int let_go(struct rejuvenation *r, const char *guest, struct held *h, struct error *e)
+{
+	struct handover_report report;
+	struct error why;
+	bool there = !reattach(guest, r->name, &why);
+	uint64_t now;
+
+	if (!there) {
+		rejuvenation_say(r, "%s: %s; it goes on on the host", guest, why.text);
+		r->o.placement = "";
+		if (handover_drive(guest, &r->o, &report))
+			return error_set(e, "%s: it is held and does not run: %.300s", guest, report.error.text);
+	}
+	now = clock_ns();
+	h->is_held = false;
+	json_array_append_new(r->moves, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", guest, "mode", "warm", "from", r->name, "to",
+						  there ? r->name : "host", "outcome", "completed", "downtime_ns",
+						  (json_int_t)(now - h->since)));
+	rejuvenation_say(r, "%s: runs %s, downtime %.2f ms", guest, there ? "in the fresh one" : "on the host",
+			 (double)(now - h->since) / 1e6);
+	return there ? rejuvenation_verify(r, guest, r->name, e) : error_set(e, "%s: could not go back: %.300s", guest, why.text);
+}
+
+/* ---- what is under way, for who goes on with it: the old one's info, its identity in `detail` */
+
+static char *note_path(const struct rejuvenation *r)
+{
+	return xasprintf("%s/.replacing-%s", runtime_dir(), r->name);
+}
+
+static int write_note(struct rejuvenation *r, struct error *e)
+{
+	char *path = note_path(r), *new = xasprintf("%s.new", path), identity[VM_IDENTITY];
+	Vmb__InfoReply *info = r->old->info;
+	size_t size;
+	uint8_t *packed;
+	int fd, result = -1;
+
+	vm_identity(r->name, identity, sizeof(identity));
+	free(info->detail == protobuf_c_empty_string ? NULL : info->detail);
+	info->detail = xstrdup(identity);
+	size = vmb__info_reply__get_packed_size(info);
+	packed = xcalloc(1, size);
+	vmb__info_reply__pack(info, packed);
+	fd = open(new, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd >= 0 && write_all(fd, packed, size) == (ssize_t)size && !rename(new, path))
+		result = 0;
+	else
+		error_set_errno(e, "%s", path);
+	close_fd(&fd);
+	free(packed);
+	free(path);
+	free(new);
+	return result;
+}
+
+/* 1: *info is what is under way, 0: nothing is. */
+static Vmb__InfoReply *read_note(const struct rejuvenation *r)
+{
+	char *path = note_path(r), *buf = xcalloc(1, NOTE_MOST);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : pread_all(fd, buf, NOTE_MOST, 0);
+	Vmb__InfoReply *info = n > 0 ? vmb__info_reply__unpack(NULL, (size_t)n, (uint8_t *)buf) : NULL;
+
+	if (info && (!info->config || info->n_guests > VM_HOST_PORTS)) {
+		vmb__info_reply__free_unpacked(info, NULL);
+		info = NULL;
+	}
+	close_fd(&fd);
+	free(buf);
+	free(path);
+	return info;
+}
+
+bool rejuvenation_is_replacing(const struct rejuvenation *r)
+{
+	char *path = note_path(r);
+	bool is = !access(path, F_OK);
+
+	free(path);
+	return is;
+}
+
+static void take_up(struct rejuvenation *r, Vmb__InfoReply *info)
+{
+	rejuvenation_clear_old(r);
+	r->old = xcalloc(1, sizeof(*r->old));
+	vmb__reply__init(r->old);
+	r->old->kind_case = VMB__REPLY__KIND_INFO;
+	r->old->info = info;
+	for (size_t i = 0; i < info->n_guests; i++)
+		r->guests[r->nguests++] = info->guests[i];
+}
+
+/* The old one is gone from here on, whether or not a new one comes. */
+static int start_again(struct rejuvenation *r, struct error *e)
+{
+	char identity[VM_IDENTITY];
+
+	vm_identity(r->name, identity, sizeof(identity));
+	if (runtime_is_held(r->name) && strcmp(identity, r->old->info->detail)) {
+		if (!rejuvenation_look_at_fresh(r, r->name, e))
+			return 0;
+		vm_stop_now(r->name); /* it was cut off while it came up */
+	} else if (runtime_is_held(r->name) && rejuvenation_retire_old(r, e)) {
+		return -1;
+	}
+	return rejuvenation_launch(r, r->name, e) || rejuvenation_look_at_fresh(r, r->name, e) ? -1 : 0;
+}
+
+int rejuvenation_replace(struct rejuvenation *r, struct error *e)
+{
+	struct held held[VM_HOST_PORTS] = {{.is_held = false}};
+	Vmb__InfoReply *before = read_note(r);
+	int result = 0;
+	char *path;
+
+	if (before)
+		take_up(r, before);
+	else if (write_note(r, e))
+		return -1;
+	for (size_t i = 0; i < r->nguests && !result; i++) {
+		held[i].since = clock_ns();
+		result = suspend(r->guests[i], e);
+		held[i].is_held = !result;
+		if (before) /* it may be on the host by now, or have ended */
+			result = 0;
+	}
+	if (!result) {
+		rejuvenation_say(r, "%zu guest VMs are held", r->nguests);
+		result = start_again(r, e);
+	}
+	for (size_t i = 0; i < r->nguests; i++) {
+		struct error why;
+
+		if (!held[i].is_held || !let_go(r, r->guests[i], &held[i], &why))
+			continue;
+		if (!result)
+			*e = why;
+		result = -1;
+	}
+	path = note_path(r);
+	unlink(path);
+	free(path);
+	return result;
+}
