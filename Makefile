@@ -15,7 +15,7 @@ endif
 # Debian packages: what the product is built with, what its tests and demonstrations need besides.
 PACKAGES_BUILD := gcc make pkg-config liburing-dev libprotobuf-c-dev protobuf-c-compiler \
 	libnuma-dev libseccomp-dev libcap-ng-dev libjansson-dev libssl-dev libsqlite3-dev libmicrohttpd-dev \
-	libncurses-dev libsystemd-dev acpica-tools xxd
+	libncurses-dev libsystemd-dev acpica-tools xxd dpkg-dev
 PACKAGES_LAB   := qemu-system-x86 busybox-static cpio kmod xz-utils zstd e2fsprogs mmdebstrap iproute2
 PACKAGES_TEST  := clang clang-tidy libcriterion-dev dmsetup iputils-ping mount procps socat sqlite3 curl prometheus gnuplot-nox
 
@@ -124,6 +124,30 @@ demo:                                     ## a guest hypervisor is rejuvenated u
 .PHONY: lint
 lint: build                               ## clang-tidy over the product's sources
 	$(Q)clang-tidy -quiet $(SRC) $(MIG_SRC) $(MON_SRC) $(DAEMON_SRC) -- $(CPPFLAGS) -std=gnu11 2>/dev/null
+
+# ---- installed
+
+PREFIX  ?= /usr
+VERSION := 0.6
+LIBDIR  := $(DESTDIR)$(PREFIX)/lib/vmbeam
+.PHONY: install deb
+install: build hypervisor                 ## into $(DESTDIR)$(PREFIX), and the configuration into $(DESTDIR)/etc
+	$(Q)install -d $(LIBDIR)/hypervisor $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/vmbeam $(DESTDIR)$(PREFIX)/lib/systemd/system \
+		$(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions man/man1 man/man5 man/man8 vmbeam)
+	$(Q)install -s $(addprefix build/,vmbeam vmbeam-migrate vmbeam-monitor vmbeamd) $(LIBDIR)
+	$(Q)install -m 644 build/hypervisor/vmlinuz build/hypervisor/initramfs $(LIBDIR)/hypervisor
+	$(Q)ln -sf ../lib/vmbeam/vmbeam ../lib/vmbeam/vmbeamd $(DESTDIR)$(PREFIX)/bin
+	$(Q)install -m 644 rejuv/install/vmbeamd.service rejuv/install/vmbeam-guests.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(Q)[ -e $(DESTDIR)/etc/vmbeam/vmbeamd.conf ] || install -m 644 rejuv/install/vmbeamd.conf $(DESTDIR)/etc/vmbeam
+	$(Q)install -m 644 rejuv/install/vmbeam.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeam
+	$(Q)ln -sf vmbeam $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeamd
+	$(Q)install -m 644 rejuv/monitor/grafana.json rejuv/daemon/openapi.json $(DESTDIR)$(PREFIX)/share/vmbeam
+	$(Q)for p in 1 5 8; do install -m 644 docs/man/*.$$p $(DESTDIR)$(PREFIX)/share/man/man$$p; done
+
+deb:                                      ## a Debian package, build/vmbeam_VERSION_amd64.deb
+	$(Q)rm -rf build/deb
+	$(Q)$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/deb/root PREFIX=/usr
+	$(Q)rejuv/install/deb.sh $(VERSION)
 
 include nested/lab.mk
 include nested/hypervisor.mk

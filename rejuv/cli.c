@@ -3,12 +3,14 @@
 
 #include "vmm/client.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,6 +63,21 @@ char *cli_program(const char *name)
 
 	/* (Replaced on the disk while we run, it is called "... (deleted)", and its folder is the same.) */
 	return slash ? xasprintf("%.*s/%s", (int)(slash - self), self, name) : xstrdup(name);
+}
+
+int rejuvenation_lock(const char *hypervisor, struct error *e)
+{
+	char *path = xasprintf("%s/.work-%s.lock", runtime_dir(), hypervisor);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0) {
+		error_set_errno(e, "%s", path);
+	} else if (flock(fd, LOCK_EX | LOCK_NB)) {
+		error_set(e, "it is being rejuvenated already");
+		close_fd(&fd);
+	}
+	free(path);
+	return fd;
 }
 
 const char *state_dir(void)

@@ -20,15 +20,17 @@ int cli_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The same for a wrong call; returns EXIT_USAGE. */
 int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+struct error;
 /* The path of a program of ours, beside this one; the caller's to free. */
 char *cli_program(const char *name);
+/* Who is at a rejuvenation of that hypervisor holds it, and so does who does a step for him: a descriptor, or -1 with *e set. */
+int rejuvenation_lock(const char *hypervisor, struct error *e);
 /* What is kept over a reboot: $VMBEAM_STATE_DIR or /var/lib/vmbeam. */
 const char *state_dir(void);
 
 /* Prints the object on stdout and drops the reference. */
 struct json_t;
 void cli_print_json(struct json_t *j);
-struct error;
 /* How a command that acts on a VM has ended (e NULL: well), in words or as JSON; returns its status. */
 int cli_acted(const char *vm, bool json, const struct error *e);
 
@@ -85,6 +87,7 @@ int console_main(int argc, char **argv);
 int pause_main(int argc, char **argv);
 int resume_main(int argc, char **argv);
 int stop_main(int argc, char **argv);
+int shutdown_main(int argc, char **argv);
 int balloon_main(int argc, char **argv);
 int dump_main(int argc, char **argv);
 int migrate_main(int argc, char **argv);

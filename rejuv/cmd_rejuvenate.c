@@ -5,6 +5,7 @@
  * --step does one step, for vmbeamd.
  */
 #include "rejuv/cli.h"
+#include "rejuv/client.h"
 #include "rejuv/steps.h"
 #include "vmm/client.h"
 
@@ -12,10 +13,12 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct command {
 	const char *method, *step, *guest, *place, *identity;
 	bool json, dry_run;
+	bool alone; /* as vmbeamd, if it looks after that hypervisor, would not do it */
 	bool begun; /* guests may be elsewhere by now */
 	const char *phase;
 	struct rejuvenation r;
@@ -48,10 +51,12 @@ static int parse(int argc, char **argv, struct command *c)
 			if (strcmp(optarg, "auto") && strcmp(optarg, "beam") && strcmp(optarg, "warm"))
 				return cli_usage("rejuvenate: --method %s: auto, beam or warm is expected", optarg);
 			c->method = optarg;
+			c->alone = strcmp(optarg, "auto");
 			break;
 		case 'p':
 			if (parse_uint(optarg, 1, VM_HOST_PORTS, &r->parallel, &e))
 				return cli_usage("rejuvenate: --parallel: %s", e.text);
+			c->alone = true;
 			break;
 		case 'd':
 			c->dry_run = true;
@@ -143,6 +148,22 @@ static int run(struct command *c, struct error *e)
 		return -1;
 	c->phase = "retire";
 	return rejuvenation_retire(r, NULL, e);
+}
+
+static int run_alone(struct command *c, struct error *e)
+{
+	struct rejuvenation *r = &c->r;
+	int lock, result;
+
+	c->phase = "look";
+	if (!runtime_is_held(r->name) && !runtime_is_held(r->fresh))
+		return run(c, e); /* which says so */
+	lock = rejuvenation_lock(r->name, e);
+	if (lock < 0)
+		return -1;
+	result = run(c, e);
+	close(lock);
+	return result;
 }
 
 /* ---- one step */
@@ -261,7 +282,13 @@ int rejuvenate_main(int argc, char **argv)
 		rejuvenation_clear(r);
 		return result;
 	}
-	result = c.step ? run_step(&c, &e) : run(&c, &e);
+	if (!c.step && !c.dry_run && !c.alone && daemon_manages(r->name)) {
+		result = daemon_rejuvenate(r->name, c.json);
+		rejuvenation_clear(r);
+		return result;
+	}
+	/* (Who has a step done holds the lock.) */
+	result = c.step ? run_step(&c, &e) : run_alone(&c, &e);
 	ns = clock_ns() - begin;
 	if (c.json)
 		j = report(&c, result, ns, &e);

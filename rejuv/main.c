@@ -1,5 +1,6 @@
 /* main.c: the vmbeam program: finds the command and calls it. */
 #include "rejuv/cli.h"
+#include "rejuv/client.h"
 #include "nested/hypervisor.h"
 #include "nested/lab.h"
 #include "vmm/base.h"
@@ -25,6 +26,7 @@ static const struct command {
 	{"pause", pause_main, "pause NAME [--json]"},
 	{"resume", resume_main, "resume NAME [--force] [--json]    --force: without an answer of the machine that it may have gone to"},
 	{"stop", stop_main, "stop NAME [--force] [--timeout S] [--json]"},
+	{"shutdown", shutdown_main, "shutdown [--timeout 90] [--last NAME]... [--json]      all VMs, before the machine goes down"},
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,
@@ -59,6 +61,17 @@ static void print_help(FILE *out)
 		fprintf(out, "  vmbeam %s\n", commands[i].usage);
 }
 
+/* Who is not root has the daemon do it, where there is one; it decides whether he may. */
+static bool goes_to_daemon(const char *command)
+{
+	static const char *const own[] = {"lab", "receive", "console", "certs", "top", "shutdown"};
+
+	for (size_t i = 0; i < ARRAY_LEN(own); i++)
+		if (!strcmp(command, own[i]))
+			return false;
+	return geteuid() && daemon_is_there();
+}
+
 int main(int argc, char **argv)
 {
 	if (getpid() == 1 && !strcmp(argv[0], "/init"))
@@ -73,6 +86,6 @@ int main(int argc, char **argv)
 	}
 	for (size_t i = 0; i < ARRAY_LEN(commands); i++)
 		if (!strcmp(argv[1], commands[i].name))
-			return commands[i].run(argc - 1, argv + 1);
+			return goes_to_daemon(argv[1]) ? daemon_command(argc - 1, argv + 1) : commands[i].run(argc - 1, argv + 1);
 	return cli_usage("%s: no such command", argv[1]);
 }

@@ -1,18 +1,22 @@
 # tests.mk: what `make check` runs.
 #   check-unit   natively, criterion, ASan and UBSan; no KVM needed
 #   check-fuzz   the fuzz targets of tests/fuzz, a few seconds each; no KVM needed
+#   check-api    tests/native/api.sh; no KVM needed
 #   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where there is /dev/kvm
 
 include tests/guests/guests.mk
 
-.PHONY: check check-unit check-lab check-fuzz fuzz
+.PHONY: check check-unit check-lab check-fuzz check-api fuzz
 comma := ,
 check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
-	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-lab
+	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-api check-lab
 
 check-lab: build lab-kernel hypervisor nest-image guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
+
+check-api: build                          ## vmbeamd's API against bad clients; no KVM needed
+	$(Q)tests/native/api.sh
 
 .PHONY: check-long
 check-long: build lab-kernel hypervisor guest-beat guest-tools  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)
@@ -57,7 +61,7 @@ $(UNIT_RUN): $(LIBOBJS) $(filter-out %/main.o,$(MIG_OBJS) $(MON_OBJS) $(DAEMON_O
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS := $(filter-out fuzz,$(notdir $(basename $(wildcard tests/fuzz/*.c))))
 FUZZ_OBJ     := $(OBJ)/tests/fuzz
-FUZZ_PARTS   := $(OBJ)/tests/unit/vmbeam_main.o $(FUZZ_OBJ)/fuzz.o $(addprefix $(OBJ)/tests/unit/,fake_kvm.o guest.o images.o)
+FUZZ_PARTS   := $(OBJ)/tests/unit/vmbeam_main.o $(FUZZ_OBJ)/fuzz.o $(addprefix $(OBJ)/rejuv/daemon/,config.o schedule.o) $(addprefix $(OBJ)/tests/unit/,fake_kvm.o guest.o images.o)
 FUZZ_WRAP    := $(filter-out %=virtq_push,$(WRAP)) -Wl,--wrap=raise,--wrap=wire_connect
 $(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%.o) $(FUZZ_PARTS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/tests/unit/messages.h
 $(FUZZ_TARGETS:%=$(FUZZ_OBJ)/%): %: %.o $(LIBOBJS) $(filter-out %/main.o,$(MIG_OBJS)) $(FUZZ_PARTS)

@@ -176,7 +176,7 @@ static struct reply post_job(const struct ask *q)
 	int64_t id = jobs_start(q->api->d->jobs, command, &e);
 
 	if (id < 0)
-		return fail(strstr(e.text, "under way already") ? MHD_HTTP_TOO_MANY_REQUESTS : MHD_HTTP_BAD_REQUEST, "%s", e.text);
+		return fail(strstr(e.text, "waiting already") ? MHD_HTTP_TOO_MANY_REQUESTS : MHD_HTTP_BAD_REQUEST, "%s", e.text);
 	return (struct reply){.status = MHD_HTTP_ACCEPTED, .json = json_pack("{s:I}", "id", (json_int_t)id)};
 }
 

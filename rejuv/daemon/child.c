@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -40,24 +41,35 @@ void children_destroy(struct children *c)
 	free(c);
 }
 
-/* What it inherits is at descriptors of no use to us: 3 is that which it keeps. */
-static void become(const struct child_options *o, const char *program, int null)
+/* By posix_spawn(): a fork() would copy the page tables first.  -1 with errno. */
+static pid_t spawn(const struct child_options *o, const char *program, int null)
 {
-	sigset_t none;
-	int in = o->in < 0 ? null : o->in, out = o->out < 0 ? null : o->out, err = o->err < 0 ? null : o->err;
+	const int files[] = {o->in < 0 ? null : o->in, o->out < 0 ? null : o->out, o->err < 0 ? null : o->err, o->keep};
+	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
+	sigset_t none, usual;
+	pid_t pid = -1;
+	int n = o->keep < 0 ? 3 : 4, r = 0;
 
-	setsid();
 	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-	signal(SIGPIPE, SIG_DFL);
-	/* (All of them are above 2: the daemon has its own standard files.) */
-	if (dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0 || (o->keep >= 0 && o->keep != 3 && dup2(o->keep, 3) < 0))
-		_exit(126);
-	if (o->keep == 3)
-		fcntl(3, F_SETFD, 0);
-	close_range(o->keep >= 0 ? 4 : 3, ~0u, 0);
-	execv(program, o->argv);
-	_exit(127);
+	sigemptyset(&usual);
+	sigaddset(&usual, SIGPIPE);
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &usual);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+	posix_spawn_file_actions_init(&actions);
+	/* (All of them are above 3: the daemon has its own standard files, and its epoll.) */
+	for (int i = 0; i < n && !r; i++)
+		r = posix_spawn_file_actions_adddup2(&actions, files[i], i);
+	if (!r)
+		r = posix_spawn_file_actions_addclosefrom_np(&actions, n);
+	if (!r)
+		r = posix_spawn(&pid, program, &actions, &attr, o->argv, environ);
+	posix_spawn_file_actions_destroy(&actions);
+	posix_spawnattr_destroy(&attr);
+	errno = r;
+	return r ? -1 : pid;
 }
 
 struct child *child_start(struct children *c, const struct child_options *o, struct error *e)
@@ -65,13 +77,10 @@ struct child *child_start(struct children *c, const struct child_options *o, str
 	char *program = cli_program(o->argv[0]);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	struct child *one = NULL;
-	pid_t pid = -1;
+	pid_t pid = null < 0 ? -1 : spawn(o, program, null);
 
-	fflush(NULL);
-	if (null < 0 || (pid = fork()) < 0)
-		error_set_errno(e, "%s", o->argv[0]);
-	if (!pid)
-		become(o, program, null);
+	if (pid < 0)
+		error_set_errno(e, "%s", program);
 	close_fd(&null);
 	free(program);
 	if (pid < 0)

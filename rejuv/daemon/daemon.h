@@ -93,6 +93,8 @@ struct jobs *jobs_create(struct daemon *d);
 void jobs_destroy(struct jobs *j);
 /* command: an array, e.g. ["migrate", "web", "--to", "hv-b"].  Its number, or -1 with *e set. */
 int64_t jobs_start(struct jobs *j, json_t *command, struct error *e);
+/* Begins one that waits, if it may; are there more to be begun? */
+bool jobs_run(struct jobs *j);
 /* The job of that number with what it has printed, NULL: there is none; of number 0: all, without that. */
 json_t *jobs_json(const struct jobs *j, int64_t id);
 int jobs_kill(struct jobs *j, int64_t id, struct error *e);

@@ -19,7 +19,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -179,18 +178,6 @@ static void remove_output(const struct subject *s, int64_t step)
 	free(err);
 }
 
-/* The lock of who is at a step; -1: somebody is. */
-static int take_lock(const struct subject *s)
-{
-	char *path = work_path(s, "lock");
-	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-
-	free(path);
-	if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB))
-		close_fd(&fd);
-	return fd;
-}
-
 static json_t *current_guest(const struct subject *s)
 {
 	return json_array_get(s->guests, s->guest);
@@ -256,7 +243,7 @@ static void begin_step(struct subject *s)
 
 	s->others = false;
 	s->step_begun = boot_s();
-	o.keep = take_lock(s);
+	o.keep = rejuvenation_lock(s->name, NULL);
 	if (o.keep < 0) {
 		s->others = true; /* `vmbeam rejuvenate`, by hand: after it */
 	} else {
@@ -418,7 +405,7 @@ static void step_ended(void *ctx, int status, bool timed_out)
 static void look_after_others(struct subject *s)
 {
 	const struct hypervisor_policy *p = policy_of(s);
-	int lock = take_lock(s);
+	int lock = rejuvenation_lock(s->name, NULL);
 	char *out, *path, text[32];
 	json_t *result;
 

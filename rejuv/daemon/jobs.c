@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { RUNNING_MOST = 16, KEPT = 64, ARGS_MOST = 64, OUTPUT_MOST = 1 << 20, LINE_MOST = 1024 };
+enum { RUNNING_MOST = 16, WAITING_MOST = 64, KEPT = 64, ARGS_MOST = 64, OUTPUT_MOST = 1 << 20, LINE_MOST = 1024 };
 
 /* What needs a terminal, never ends, or is no business of a daemon's is not among them. */
 static const char *const commands[] = {"run",	     "list",	   "info",    "pause", "resume", "stop", "balloon",
@@ -21,7 +22,8 @@ struct job {
 	struct jobs *jobs;
 	int64_t id;
 	json_t *command;
-	struct child *child; /* NULL: ended */
+	struct child *child; /* NULL: it has not begun, or has ended */
+	bool waits;
 	int out, err;	     /* memfds of what it prints; err: what came through `progress` */
 	struct source progress;
 	char line[LINE_MOST];
@@ -168,7 +170,7 @@ static void drop_oldest(struct jobs *jobs)
 		struct job *j = *p;
 
 		n++;
-		if (n > KEPT && !j->child) {
+		if (n > KEPT && !j->child && !j->waits) {
 			*p = j->next;
 			destroy(j);
 		} else {
@@ -177,51 +179,83 @@ static void drop_oldest(struct jobs *jobs)
 	}
 }
 
-int64_t jobs_start(struct jobs *jobs, json_t *command, struct error *e)
+static void begin(struct job *j)
 {
 	char *argv[ARGS_MOST + 2], name[32];
-	struct child_options o = {.argv = argv, .in = -1, .keep = -1, .ended = ended};
-	struct job *j;
-	size_t running = 0;
+	struct child_options o = {.argv = argv, .in = -1, .out = j->out, .keep = -1, .ended = ended, .ctx = j};
+	struct daemon *d = j->jobs->d;
+	struct error e = {"pipe"};
 	int pipes[2];
+
+	j->waits = false;
+	snprintf(name, sizeof(name), "job-%lld", (long long)j->id);
+	if (!check(j->command, argv, &e) && !pipe2(pipes, O_CLOEXEC)) {
+		fcntl(pipes[0], F_SETFL, O_NONBLOCK);
+		j->progress.fd = pipes[0];
+		o.err = pipes[1];
+		if (!watch_source(d, &j->progress, &e))
+			j->child = child_start(d->children, &o, &e);
+		close(pipes[1]);
+	}
+	if (j->child) {
+		event(d, name, "started", "%s%s%s", argv[1], argv[2] ? " " : "", argv[2] ? argv[2] : "");
+		return;
+	}
+	hang_up(j);
+	j->ended = time(NULL);
+	j->status = 1;
+	event(d, name, "ended", "it could not be begun: %s", e.text);
+}
+
+static size_t count(const struct jobs *jobs, bool waiting)
+{
+	size_t n = 0;
+
+	for (const struct job *j = jobs->first; j; j = j->next)
+		n += waiting ? j->waits : j->child != NULL;
+	return n;
+}
+
+int64_t jobs_start(struct jobs *jobs, json_t *command, struct error *e)
+{
+	char *argv[ARGS_MOST + 2];
+	struct job *j;
 
 	if (check(command, argv, e))
 		return -1;
-	for (j = jobs->first; j; j = j->next)
-		running += j->child != NULL;
-	if (running >= RUNNING_MOST)
-		return error_set(e, "%d jobs are under way already", RUNNING_MOST);
+	if (count(jobs, true) >= WAITING_MOST)
+		return error_set(e, "%d jobs are waiting already", WAITING_MOST);
 	j = xcalloc(1, sizeof(*j));
-	o.ctx = j;
 	j->jobs = jobs;
 	j->command = json_incref(command);
 	j->progress = (struct source){.fd = -1, .on = on_progress, .ctx = j};
 	j->out = memfd_create("job", MFD_CLOEXEC);
 	j->err = memfd_create("job", MFD_CLOEXEC);
-	if (j->out < 0 || j->err < 0 || pipe2(pipes, O_CLOEXEC)) {
+	if (j->out < 0 || j->err < 0) {
 		error_set_errno(e, "job");
-		destroy(j);
-		return -1;
-	}
-	fcntl(pipes[0], F_SETFL, O_NONBLOCK);
-	j->progress.fd = pipes[0];
-	o.out = j->out;
-	o.err = pipes[1];
-	if (!watch_source(jobs->d, &j->progress, e))
-		j->child = child_start(jobs->d->children, &o, e);
-	close(pipes[1]);
-	if (!j->child) {
 		destroy(j);
 		return -1;
 	}
 	j->id = ++jobs->last;
 	j->begun = time(NULL);
+	j->waits = true;
 	j->next = jobs->first;
 	jobs->first = j;
-	snprintf(name, sizeof(name), "job-%lld", (long long)j->id);
-	event(jobs->d, name, "started", "%s%s%s", argv[1], argv[2] ? " " : "", argv[2] ? argv[2] : "");
 	drop_oldest(jobs);
 	return j->id;
+}
+
+bool jobs_run(struct jobs *jobs)
+{
+	struct job *oldest = NULL;
+
+	for (struct job *j = jobs->first; j; j = j->next)
+		if (j->waits)
+			oldest = j;
+	if (!oldest || count(jobs, false) >= RUNNING_MOST)
+		return false;
+	begin(oldest);
+	return count(jobs, true) && count(jobs, false) < RUNNING_MOST;
 }
 
 static struct job *find(const struct jobs *jobs, int64_t id)
@@ -254,10 +288,10 @@ static json_t *text_in(int fd)
 static json_t *to_json(const struct job *j, bool output)
 {
 	json_t *one = json_pack("{s:I, s:O, s:s, s:I}", "id", (json_int_t)j->id, "command", j->command, "state",
-				j->child ? "running" : "ended", "begun_s", (json_int_t)j->begun);
+				j->waits ? "waiting" : j->child ? "running" : "ended", "begun_s", (json_int_t)j->begun);
 
-	json_object_set_new(one, "ended_s", j->child ? json_null() : json_integer(j->ended));
-	json_object_set_new(one, "status", j->child ? json_null() : json_integer(j->status));
+	json_object_set_new(one, "ended_s", j->ended ? json_integer(j->ended) : json_null());
+	json_object_set_new(one, "status", j->ended ? json_integer(j->status) : json_null());
 	if (output) {
 		json_object_set_new(one, "stdout", text_in(j->out));
 		json_object_set_new(one, "stderr", text_in(j->err));
@@ -286,5 +320,10 @@ int jobs_kill(struct jobs *jobs, int64_t id, struct error *e)
 		return error_set(e, "no such job");
 	if (j->child)
 		child_kill(j->child);
+	if (j->waits) {
+		j->waits = false;
+		j->ended = time(NULL);
+		j->status = 128 + SIGKILL;
+	}
 	return 0;
 }

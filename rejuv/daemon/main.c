@@ -129,12 +129,13 @@ static void run(struct loop *l)
 {
 	struct daemon *d = &l->d;
 	uint64_t next = clock_ns(), watchdog = 0, notified = 0;
+	bool more = false;
 
 	sd_watchdog_enabled(0, &watchdog); /* us */
 	while (!d->stopping) {
 		struct epoll_event ev[EVENTS];
 		uint64_t now = clock_ns();
-		uint64_t until = MIN(next, api_deadline(d->api));
+		uint64_t until = more ? 0 : MIN(next, api_deadline(d->api));
 		int n = epoll_wait(d->epoll, ev, EVENTS, until > now ? (int)((until - now) / 1000000 + 1) : 0);
 
 		now = clock_ns();
@@ -144,6 +145,7 @@ static void run(struct loop *l)
 			s->on(s->ctx);
 		}
 		api_run(d->api);
+		more = jobs_run(d->jobs);
 		if (now >= next) {
 			tick(d);
 			next = now + TICK_MS * 1000000ull;

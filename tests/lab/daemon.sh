@@ -1,68 +1,29 @@
 # vmbeamd is killed in every state of a rejuvenation, just after the state's step has begun (with KILL_ALL=1 also just before), and
 # begun again: it says where it was, goes on or goes back, and no guest is lost.
-export VMBEAM_STATE_DIR=$PWD/state
+. "$TOP/tests/lab/daemon-lib.sh"
 names=$(sed -n '/^} states\[/,/^};/p' "$TOP/rejuv/daemon/machine.c" | sed 's/\[REJUV_/\n[REJUV_/g' | sed -n 's/^\[REJUV_[A-Z_]*\] = {"\([a-z-]*\)".*/\1/p')
 [ "$(echo $names | wc -w)" = 9 ] || fail "9 states expected, found: $names"
 
-# configure METHODS PROBE
-configure() {
-	cat >vmbeamd.conf <<-E
-	[daemon]
-	socket = $PWD/sock
-	monitor = no
-	[hypervisor *]
-	methods = $1
-	min-interval = 0
-	retry = 5s
-	[vm two]
-	probe = $2
-	E
-	[ -z "${daemon-}" ] || kill -HUP $daemon
-}
-start_daemon() {
-	VMBEAM_DAEMON_FAULT=$1 vmbeamd --config vmbeamd.conf >>vmbeamd.out 2>&1 &
-	daemon=$!
-	wait_for 20 get /v1/status
-}
-get() {
-	curl -sf --unix-socket sock "http://vmbeam$1" ${2-} ${3-}
-}
-daemon_says() {
-	get /v1/hypervisors | grep -q "\"state\": \"$1\""
-}
 is_dead() {
 	! kill -0 $daemon 2>/dev/null || grep -q '^State:.Z' /proc/$daemon/status
-}
-runs_completed() {
-	get /v1/rejuvenations | grep -c '"outcome": "completed"'
-}
-has_completed() {
-	[ "$(runs_completed)" -gt "$1" ]
-}
-whole() {
-	for g in one two; do
-		[ "$(info_of $g state)" = running ] && [ "$(info_of $g placement)" = hv ] || fail "$1: $g is $(info_of $g state) in $(info_of $g placement): $(tail -n 20 vmbeamd.out)"
-		goes_on $g.log
-	done
-	[ "$(ls /run/vmbeam | tr '\n' ' ')" = "hv one two " ] || fail "$1: left: $(ls /run/vmbeam)"
 }
 # one STATE POINT
 one() {
 	echo "$(date +%T) killed when $1$2"
 	n=$(runs_completed)
-	kill $daemon
-	wait $daemon || fail "vmbeamd ended with $?"
-	start_daemon "$1$2=kill"
+	stop_daemon
+	start_daemon VMBEAM_DAEMON_FAULT="$1$2=kill"
 	wait_for 30 daemon_says idle
-	get /v1/hypervisors/hv/rejuvenate -X POST >/dev/null 2>&1 || true # it may be killed before it answers
+	want 2>/dev/null || true # it may be killed before it answers
 	wait_for 120 is_dead
 	wait $daemon 2>/dev/null || true
-	start_daemon ""
+	start_daemon X=
 	case $1 in
 	rolling-back | blocked)
 		wait_for 120 daemon_says blocked
 		whole "$1$2, gone back"
-		configure beam true
+		configure "methods = beam" true
+		check "tried again" want
 		;;
 	esac
 	wait_for 240 has_completed "$n"
@@ -72,17 +33,17 @@ one() {
 }
 
 cases=0
-configure beam true
+configure "methods = beam" true
 check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
 for g in one two; do
 	start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
 done
-start_daemon ""
+start_daemon X=
 wait_for 30 daemon_says idle
 printf '[hypervisor a]\nschedule = 0 3 * * funday\n' >bad.conf
 refuses "bad.conf:2:20: this is no day of week" vmbeamd --check --config bad.conf
 refuses "bad.conf:2:20: this is no day of week" vmbeamd --config bad.conf
-check "wanted" get /v1/hypervisors/hv/rejuvenate -X POST >/dev/null
+check "wanted" want
 wait_for 240 has_completed 0
 whole "undisturbed"
 for state in $names; do
@@ -90,29 +51,28 @@ for state in $names; do
 	idle)
 		kill -9 $daemon
 		wait $daemon 2>/dev/null || true
-		start_daemon ""
+		start_daemon X=
 		wait_for 30 daemon_says idle
 		whole idle
 		cases=$((cases + 1))
 		continue
 		;;
-	due) configure beam true ;;
-	replacing) configure warm true ;;
-	rolling-back | blocked) configure beam false ;;
-	preparing | moving | verifying | retiring) configure beam true ;;
+	due) configure "methods = beam" true ;;
+	replacing) configure "methods = warm" true ;;
+	rolling-back | blocked) configure "methods = beam" false ;;
+	preparing | moving | verifying | retiring) configure "methods = beam" true ;;
 	*) fail "state $state has no case here" ;;
 	esac
 	point=.begun
 	case $state in due | blocked) point= ;; esac # no step begins there
 	one $state "$point"
-	[ -z "${KILL_ALL-}" ] || [ -z "$point" ] || { [ $state != rolling-back ] || configure beam false; one $state ""; }
+	[ -z "${KILL_ALL-}" ] || [ -z "$point" ] || { [ $state != rolling-back ] || configure "methods = beam" false; one $state ""; }
 done
 [ -d state/retired ] || fail "nothing is kept of those retired"
-for f in log console info.json; do
+for f in console info.json; do
 	[ -s "$(ls -d state/retired/hv@* | head -n 1)/$f" ] || fail "nothing is kept: $f"
 done
-kill $daemon
-wait $daemon || fail "vmbeamd ended with $?"
+stop_daemon
 for g in one two; do
 	check "power off" vmbeam stop $g --timeout 60
 	check "memory, clock and serial" beatcheck --min ticks=5 $g.log >beats

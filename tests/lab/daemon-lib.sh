@@ -1,0 +1,59 @@
+# daemon-lib.sh: what the lab tests of vmbeamd share; its configuration and socket are in the working directory.
+export VMBEAM_STATE_DIR=$PWD/state
+daemon=
+# configure "LINES OF [hypervisor *]" "PROBE OF two": and has it read, if it runs.
+configure() {
+	cat >vmbeamd.conf <<-E
+	[daemon]
+	socket = $PWD/sock
+	monitor = ${MONITOR:-no}
+	[hypervisor *]
+	min-interval = 0
+	retry = 300s
+	$1
+	[vm two]
+	probe = $2
+	E
+	[ -n "$daemon" ] || return 0
+	reads=$(grep -c "read again" vmbeamd.out) || true
+	kill -HUP $daemon
+	wait_for 20 has_read
+}
+has_read() {
+	[ "$(grep -c "read again" vmbeamd.out)" -gt "$reads" ]
+}
+# start_daemon [VARIABLE=VALUE...]: and waits until it answers.
+start_daemon() {
+	env "$@" vmbeamd --config vmbeamd.conf >>vmbeamd.out 2>&1 &
+	daemon=$!
+	wait_for 20 get /v1/status
+}
+stop_daemon() {
+	kill $daemon
+	wait $daemon || fail "vmbeamd ended with $?: $(tail -n 20 vmbeamd.out)"
+	daemon=
+}
+get() {
+	curl -sf --unix-socket sock "http://vmbeam$1" ${2-} ${3-}
+}
+want() {
+	get /v1/hypervisors/hv/rejuvenate -X POST >/dev/null
+}
+daemon_says() {
+	get /v1/hypervisors | grep -q "\"state\": \"$1\""
+}
+runs_completed() {
+	get /v1/rejuvenations | grep -c '"outcome": "completed"' || true
+}
+has_completed() {
+	[ "$(runs_completed)" -gt "$1" ]
+}
+# whole WHEN [GUESTS]: each guest runs in hv, and nothing is left over.
+whole() {
+	for g in ${2-one two}; do
+		[ "$(info_of $g state)" = running ] && [ "$(info_of $g placement)" = hv ] ||
+			fail "$1: $g is $(info_of $g state) in $(info_of $g placement): $(tail -n 20 vmbeamd.out)"
+		goes_on $g.log
+	done
+	[ ! -e /run/vmbeam/hv.new ] || fail "$1: hv.new is left: $(tail -n 20 vmbeamd.out)"
+}
