@@ -1,22 +1,23 @@
 # tests.mk: what `make check` runs.
 #   check-unit   natively, criterion, ASan and UBSan; no KVM needed
 #   check-fuzz   the fuzz targets of tests/fuzz, a few seconds each; no KVM needed
-#   check-api    tests/native/api.sh; no KVM needed
+#   check-daemon tests/native: vmbeamd without VMs; no KVM needed
 #   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where there is /dev/kvm
 
 include tests/guests/guests.mk
 
-.PHONY: check check-unit check-lab check-fuzz check-api fuzz
+.PHONY: check check-unit check-lab check-fuzz check-daemon fuzz
 comma := ,
 check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
-	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-api check-lab
+	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-daemon check-lab
 
 check-lab: build lab-kernel hypervisor nest-image guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
 
-check-api: build                          ## vmbeamd's API against bad clients; no KVM needed
+check-daemon: build                       ## vmbeamd's API against bad clients, its engine on VMs that are files; no KVM needed
 	$(Q)tests/native/api.sh
+	$(Q)tests/native/engine.sh
 
 .PHONY: check-long
 check-long: build lab-kernel hypervisor guest-beat guest-tools  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)

@@ -59,6 +59,15 @@ static int set_path(void *where, const char *value, size_t *column, struct error
 	return value[0] == '/' ? set_text(where, value, column, e) : error_set(e, "a path from / on is expected");
 }
 
+static int set_allowed(void *where, const char *value, size_t *column, struct error *e)
+{
+	struct config *c = where;
+
+	if (c->nallowed == CONFIG_WINDOWS)
+		return error_set(e, "there are too many");
+	return set_path(&c->allowed[c->nallowed++], value, column, e);
+}
+
 static int set_target(void *where, const char *value, size_t *column, struct error *e)
 {
 	return !strncmp(value, "tls://", 6) && strchr(value + 6, ':') ? set_text(where, value, column, e)
@@ -203,6 +212,8 @@ static const struct key daemon_keys[] = {{"socket", set_path, OF(config, socket)
 					 {"group", set_text, OF(config, group), false},
 					 {"metrics", set_text, OF(config, listen), false},
 					 {"tls", set_path, OF(config, tls), false},
+					 {"receive", set_text, OF(config, receive), false},
+					 {"allow", set_allowed, 0, true},
 					 {"monitor", set_bool, OF(config, monitor), false},
 					 {"max-concurrent", set_count, OF(config, max_concurrent), false},
 					 {NULL, NULL, 0, false}};
@@ -279,6 +290,8 @@ static int check_section(struct parser *p)
 {
 	const struct hypervisor_policy *h = p->section;
 
+	if (p->keys == daemon_keys && p->config->receive && !p->config->tls)
+		return fail_at(p, p->begun, 0, "receive needs tls, a folder of certificates");
 	if (p->keys != hypervisor_keys)
 		return 0;
 	for (size_t i = 0; i < h->nmethods; i++)
@@ -466,6 +479,9 @@ void config_destroy(struct config *c)
 	free(c->socket);
 	free(c->group);
 	free(c->listen);
+	free(c->receive);
+	for (size_t i = 0; i < c->nallowed; i++)
+		free(c->allowed[i]);
 	free(c->tls);
 	free(c);
 }

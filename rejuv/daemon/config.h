@@ -60,6 +60,9 @@ struct config {
 	char *socket, *group;
 	char *listen; /* the ageing monitor's /metrics; NULL: none */
 	char *tls;    /* folder of certificates */
+	char *receive; /* ADDRESS:PORT for VMs from other machines; NULL: none come */
+	char *allowed[CONFIG_WINDOWS]; /* folders whose files these may open */
+	size_t nallowed;
 	bool monitor;
 	uint64_t max_concurrent;
 	struct hypervisor_policy *hypervisors;

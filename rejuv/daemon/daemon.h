@@ -5,6 +5,7 @@
  *   engine.c     what it is about with each hypervisor: machine.c's actions, the journal, steps
  *   inventory.c  what there is: `vmbeam list`
  *   feed.c       the ageing monitor, a process, and what it says
+ *   reception.c  what takes VMs from other machines, a process
  *   events.c     what has happened, for whoever listens
  *   api.c        HTTP over a unix socket; jobs.c: what it has others do
  */
@@ -27,6 +28,7 @@ struct daemon {
 	struct inventory *inventory;
 	struct feed *feed;
 	struct events *events;
+	struct reception *reception;
 	struct jobs *jobs;
 	struct api *api;
 	uint64_t slowest_ns; /* turn of the loop */
@@ -71,6 +73,12 @@ const json_t *feed_verdict(const struct feed *f, const char *name);
 /* Its output can be read. */
 void feed_read(struct feed *f);
 
+/* ---- reception.c: `vmbeam receive`, if it is configured */
+
+struct reception *reception_create(struct daemon *d);
+void reception_destroy(struct reception *r);
+void reception_tick(struct reception *r);
+
 /* ---- engine.c */
 
 struct engine *engine_create(struct daemon *d, struct error *e);
@@ -110,6 +118,15 @@ uint64_t api_deadline(struct api *a);
 void api_run(struct api *a);
 
 /* ---- loop.c */
+
+/* When a program that has ended is begun again: soon if it has run for long, else ever later. */
+struct backoff {
+	double begun, wait, next; /* boot_s(); s */
+};
+bool backoff_is_over(const struct backoff *b);
+void backoff_begin(struct backoff *b);
+/* How long to wait now, s. */
+double backoff_ended(struct backoff *b);
 
 /* CLOCK_BOOTTIME in s: it goes on while the machine sleeps, and nobody sets it. */
 double boot_s(void);

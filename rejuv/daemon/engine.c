@@ -23,7 +23,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { DAY = 86400, BAD_MOST = 3, OUTPUT_MOST = 1 << 20, WRITE_AGAIN_S = 5, GUESTS_MOST = VM_HOST_PORTS };
+enum { BAD_MOST = 3, OUTPUT_MOST = 1 << 20, WRITE_AGAIN_S = 5, GUESTS_MOST = VM_HOST_PORTS };
 
 struct subject {
 	struct subject *next;
@@ -42,11 +42,9 @@ struct subject {
 	char identity[VM_IDENTITY]; /* of the old one */
 	double retry_wait;
 	unsigned int bad; /* fresh ones, one after another, that turned bad in their probation */
-	char *schedule;	  /* of which all times until `handled` have been seen to */
-	int64_t handled;
+	struct due due;
 	int64_t ended_clock; /* the last one; 0: there was none */
 	/* Not: */
-	time_t due; /* after `handled`; 0: to be computed, -1: never */
 	double ended, retry_at, write_again; /* boot_s() */
 	bool written, present;
 	struct child *child; /* at the step */
@@ -91,8 +89,8 @@ static json_t *to_json(const struct subject *s)
 	return json_pack("{s:I, s:I, s:s?, s:s?, s:b, s:b, s:I, s:O, s:I, s:s, s:f, s:I, s:s?, s:I, s:I}", "run", (json_int_t)s->run, "step",
 			 (json_int_t)s->step, "why", s->why, "reason", s->reason, "by_user", s->by_user, "cancelled", s->cancelled,
 			 "method", (json_int_t)s->method, "guests", s->guests, "guest", (json_int_t)s->guest, "identity", s->identity,
-			 "retry_wait", s->retry_wait, "bad", (json_int_t)s->bad, "schedule", s->schedule, "handled",
-			 (json_int_t)s->handled, "ended_clock", (json_int_t)s->ended_clock);
+			 "retry_wait", s->retry_wait, "bad", (json_int_t)s->bad, "schedule", s->due.text, "handled",
+			 (json_int_t)s->due.handled, "ended_clock", (json_int_t)s->ended_clock);
 }
 
 static int64_t number_of(const json_t *j, const char *key)
@@ -119,8 +117,8 @@ static void from_json(struct subject *s, const json_t *j)
 	snprintf(s->identity, sizeof(s->identity), "%s", text_of(j, "identity"));
 	s->retry_wait = json_number_value(json_object_get(j, "retry_wait"));
 	s->bad = (unsigned int)number_of(j, "bad");
-	set_text(&s->schedule, json_string_value(json_object_get(j, "schedule")));
-	s->handled = number_of(j, "handled");
+	set_text(&s->due.text, json_string_value(json_object_get(j, "schedule")));
+	s->due.handled = number_of(j, "handled");
 	s->ended_clock = number_of(j, "ended_clock");
 	if (s->ended_clock)
 		s->ended = boot_s() - (double)MAX((int64_t)time(NULL) - s->ended_clock, 0);
@@ -609,7 +607,7 @@ static void destroy(struct subject *s)
 	free(s->name);
 	free(s->why);
 	free(s->reason);
-	free(s->schedule);
+	free(s->due.text);
 	free(s);
 }
 
@@ -711,30 +709,16 @@ static time_t jitter(const struct subject *s, double most)
 	return most >= 1 ? (time_t)(h % (uint64_t)(most + 1)) : 0;
 }
 
-/* Is a time of its schedule over that has not been seen to?  Then all until now have. */
 static bool is_scheduled(struct subject *s, const struct hypervisor_policy *p)
 {
-	time_t now = time(NULL);
+	bool changed, due;
 
 	if (!p->schedule_text)
 		return false;
-	if (!s->schedule || strcmp(s->schedule, p->schedule_text) || s->handled > now + 2 * DAY) {
-		/* A new one; or the clock was once far ahead. */
-		set_text(&s->schedule, p->schedule_text);
-		s->handled = now;
-		s->due = 0;
+	due = schedule_is_due(&s->due, p->schedule_text, &p->schedule, jitter(s, p->jitter), time(NULL), &changed);
+	if (changed && !due)
 		write_down(s);
-	}
-	if (!s->due) {
-		s->due = schedule_next(&p->schedule, (time_t)s->handled);
-		if (s->due > 0)
-			s->due += jitter(s, p->jitter);
-	}
-	if (s->due < 0 || s->due > now)
-		return false;
-	s->handled = now;
-	s->due = 0;
-	return true;
+	return due;
 }
 
 /* Of the ageing monitor's judgement. */
@@ -1012,7 +996,7 @@ json_t *engine_json(const struct engine *g)
 					"why", s->state == REJUV_IDLE ? NULL : s->why, "reason", s->reason, "guests", s->guests, "managed",
 					p != NULL, "journaled", s->written);
 
-		json_object_set_new(one, "next_schedule_s", s->due > 0 ? json_integer(s->due) : json_null());
+		json_object_set_new(one, "next_schedule_s", s->due.next > 0 ? json_integer(s->due.next) : json_null());
 		json_object_set_new(one, "last_completed_s", s->ended_clock ? json_integer(s->ended_clock) : json_null());
 		json_object_set_new(one, "retry_in_s",
 				    s->state == REJUV_BLOCKED ? json_real(fmax(s->retry_at - boot_s(), 0)) : json_null());

@@ -9,14 +9,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 256 * 1024, LEAST_AGAIN_S = 1, MOST_AGAIN_S = 300, STABLE_S = 600, FRESH_S = 3600 };
+enum { LINE_MOST = 256 * 1024, FRESH_S = 3600 };
 
 struct feed {
 	struct daemon *d;
 	struct child *child;
 	struct source from;
 	int to;
-	double begun, again, next;
+	struct backoff again;
 	char *line;
 	size_t len;
 	bool skips;	   /* the rest of a line that is too long */
@@ -29,7 +29,6 @@ struct feed *feed_create(struct daemon *d)
 
 	f->d = d;
 	f->from.fd = f->to = -1;
-	f->again = LEAST_AGAIN_S;
 	f->line = xcalloc(1, LINE_MOST);
 	f->verdicts = json_object();
 	return f;
@@ -65,10 +64,8 @@ static void ended(void *ctx, int status, bool timed_out)
 	(void)timed_out;
 	f->child = NULL;
 	hang_up(f);
-	f->again = boot_s() - f->begun > STABLE_S ? LEAST_AGAIN_S : MIN(f->again * 2, (double)MOST_AGAIN_S);
-	f->next = boot_s() + f->again;
 	event(f->d, NULL, "monitor", "the ageing monitor has ended (%s %d), and is begun again in %.0f s",
-	      WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), f->again);
+	      WIFSIGNALED(status) ? "signal" : "status", WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status), backoff_ended(&f->again));
 }
 
 static void on_output(void *ctx)
@@ -100,7 +97,7 @@ static void begin(struct feed *f)
 		argv[n++] = interval;
 	}
 	argv[n] = NULL;
-	f->begun = boot_s();
+	backoff_begin(&f->again);
 	if (!pipe2(in, O_CLOEXEC | O_NONBLOCK) && !pipe2(out, O_CLOEXEC)) {
 		fcntl(in[0], F_SETFL, 0);
 		fcntl(out[0], F_SETFL, O_NONBLOCK);
@@ -118,14 +115,13 @@ static void begin(struct feed *f)
 	}
 	close_fd(&in[1]);
 	hang_up(f);
-	f->again = MIN(f->again * 2, (double)MOST_AGAIN_S);
-	f->next = boot_s() + f->again;
+	backoff_ended(&f->again);
 	event(f->d, NULL, "monitor", "the ageing monitor cannot be begun: %s", e.text);
 }
 
 void feed_tick(struct feed *f)
 {
-	if (!f->child && f->d->config->monitor && boot_s() >= f->next)
+	if (!f->child && f->d->config->monitor && backoff_is_over(&f->again))
 		begin(f);
 	else if (f->child && !f->d->config->monitor)
 		kill(child_pid(f->child), SIGTERM);

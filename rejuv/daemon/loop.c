@@ -23,3 +23,24 @@ void unwatch_source(struct daemon *d, struct source *s)
 {
 	epoll_ctl(d->epoll, EPOLL_CTL_DEL, s->fd, NULL);
 }
+
+enum { LEAST_WAIT_S = 1, MOST_WAIT_S = 300, STABLE_S = 600 };
+
+bool backoff_is_over(const struct backoff *b)
+{
+	return boot_s() >= b->next;
+}
+
+void backoff_begin(struct backoff *b)
+{
+	b->begun = boot_s();
+}
+
+double backoff_ended(struct backoff *b)
+{
+	bool stable = boot_s() - b->begun > STABLE_S;
+
+	b->wait = stable || b->wait <= 0 ? LEAST_WAIT_S : MIN(b->wait * 2, (double)MOST_WAIT_S);
+	b->next = boot_s() + b->wait;
+	return b->wait;
+}

@@ -93,6 +93,7 @@ static int start(struct loop *l, struct error *e)
 	d->events = events_create(d);
 	d->inventory = inventory_create(d);
 	d->feed = feed_create(d);
+	d->reception = reception_create(d);
 	d->jobs = jobs_create(d);
 	d->engine = engine_create(d, e);
 	d->api = d->engine ? api_create(d, e) : NULL;
@@ -107,6 +108,7 @@ static void stop(struct loop *l)
 	d->api = NULL;
 	engine_destroy(d->engine);
 	jobs_destroy(d->jobs);
+	reception_destroy(d->reception);
 	feed_destroy(d->feed);
 	inventory_destroy(d->inventory);
 	events_destroy(d->events);
@@ -121,6 +123,7 @@ static void tick(struct daemon *d)
 {
 	children_reap(d->children);
 	feed_tick(d->feed);
+	reception_tick(d->reception);
 	inventory_tick(d->inventory);
 	engine_tick(d->engine);
 }

@@ -2,9 +2,10 @@
 #include "rejuv/daemon/schedule.h"
 
 #include <ctype.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { YEARS = 30, HOUR = 3600 }; /* (29 February on a given weekday comes every 28 years, but for 2100) */
+enum { YEARS = 30, AHEAD = 2 * 86400 }; /* (29 February on a given weekday comes every 28 years, but for 2100) */
 
 static const char *const weekday_names[] = {"sun", "mon", "tue", "wed", "thu", "fri", "sat"};
 static const char *const month_names[] = {"jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"};
@@ -186,6 +187,30 @@ time_t schedule_next(const struct schedule *s, time_t after)
 		}
 	}
 	return -1;
+}
+
+bool schedule_is_due(struct due *d, const char *text, const struct schedule *s, time_t later, time_t now, bool *changed)
+{
+	*changed = false;
+	/* A new one; or the clock was once far ahead, and has been set right. */
+	if (!d->text || strcmp(d->text, text) || d->handled > now + AHEAD) {
+		free(d->text);
+		d->text = xstrdup(text);
+		d->handled = now;
+		d->next = 0;
+		*changed = true;
+	}
+	if (!d->next) {
+		d->next = schedule_next(s, (time_t)d->handled);
+		if (d->next > 0)
+			d->next += later;
+	}
+	if (d->next < 0 || d->next > now)
+		return false;
+	d->handled = now;
+	d->next = 0;
+	*changed = true;
+	return true;
 }
 
 /* ---- windows */

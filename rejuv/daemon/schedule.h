@@ -22,6 +22,16 @@ int schedule_parse(const char *text, struct schedule *s, size_t *column, struct 
 /* The first time after `after` at which it is due; -1: never (30 February). */
 time_t schedule_next(const struct schedule *s, time_t after);
 
+/* What of a schedule has been seen to: at most one run for a time that has come, whatever is done to the clock. */
+struct due {
+	char *text;	 /* the schedule of which that is said; the owner's to free */
+	int64_t handled; /* all its times until then */
+	time_t next;	 /* after that; 0: not known, -1: there is none */
+};
+/* Is there a time that has come and has not been seen to?  Then it is from now on, and so are all others before `now`.  What was missed
+ * is made up for, once.  later: each time is so many s later.  *changed: `text` or `handled` are others now. */
+bool schedule_is_due(struct due *d, const char *text, const struct schedule *s, time_t later, time_t now, bool *changed);
+
 /* "Sat,Sun 01:00-05:00", "22:00-04:00" (of every day that it begins on), "Mon-Fri". */
 struct window {
 	uint8_t weekdays; /* on which it begins */

@@ -1,6 +1,6 @@
 #!/bin/sh
 # api.sh: vmbeamd's API against clients that are many, slow, silent, talk nonsense or may not ask; natively, no VM is needed.  Called by
-# `make check-api`.  The loop must not stall, memory stays what it is, and who asks properly is answered.
+# `make check-daemon`.  The loop must not stall, memory stays what it is, and who asks properly is answered.
 set -eu
 TOP=$(cd "$(dirname "$0")/../.." && pwd)
 PATH=$TOP/build:$PATH

@@ -119,6 +119,89 @@ UNIT(daemon, clocks_that_go_forward_or_back_change_not_how_often_it_is_due)
 	set_zone("UTC");
 }
 
+/* A daemon that looks each minute from `from` on, so many minutes; the clock is `offset(minute)` s off. */
+static int runs(struct due *d, const char *schedule, const char *from, int minutes, time_t (*offset)(int minute))
+{
+	struct schedule s = parse(schedule);
+	bool changed;
+	int n = 0;
+
+	for (int m = 0; m < minutes; m++)
+		n += schedule_is_due(d, schedule, &s, 0, at(from) + m * 60 + offset(m), &changed);
+	return n;
+}
+
+static time_t right(int minute)
+{
+	(void)minute;
+	return 0;
+}
+
+static time_t forward_a_day(int minute)
+{
+	return minute < 600 ? 0 : DAY;
+}
+
+static time_t back_a_day(int minute)
+{
+	return minute < 600 ? 0 : -DAY;
+}
+
+static time_t forward_and_back(int minute)
+{
+	return minute < 600 || minute >= 660 ? 0 : DAY;
+}
+
+static time_t a_year_ahead_for_an_hour(int minute)
+{
+	return minute < 600 || minute >= 660 ? 0 : 365 * DAY;
+}
+
+UNIT(daemon, at_most_one_run_where_one_was_due_whatever_the_clock_does)
+{
+	static const struct {
+		time_t (*offset)(int minute);
+		int least, most; /* runs in three days at 03:00, begun at midnight */
+	} cases[] = {{right, 3, 3}, {forward_a_day, 3, 4}, {back_a_day, 2, 3}, {forward_and_back, 2, 3}, {a_year_ahead_for_an_hour, 3, 4}};
+
+	set_zone("Europe/Berlin");
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct due d = {.text = NULL};
+		int n = runs(&d, "0 3 * * *", "2026-11-10 00:00", 3 * 1440, cases[i].offset);
+
+		cr_assert(n >= cases[i].least && n <= cases[i].most, "case %zu: %d runs", i, n);
+		free(d.text);
+	}
+	/* In the hour that comes twice, and in that which does not come. */
+	for (int k = 0; k < 2; k++) {
+		struct due d = {.text = NULL};
+
+		cr_assert_eq(runs(&d, "30 2 * * *", k ? "2026-03-28 12:00" : "2026-10-24 12:00", 1440, right), 1);
+		free(d.text);
+	}
+	set_zone("UTC");
+}
+
+UNIT(daemon, a_run_that_was_missed_is_made_up_for_once)
+{
+	struct schedule s = parse("0 3 * * *");
+	struct due d = {.text = NULL};
+	bool changed;
+
+	set_zone("UTC");
+	cr_assert(!schedule_is_due(&d, "0 3 * * *", &s, 0, at("2026-11-10 00:00"), &changed));
+	cr_assert(changed);
+	cr_assert(schedule_is_due(&d, "0 3 * * *", &s, 0, at("2026-11-20 12:00"), &changed)); /* nobody was there for ten days */
+	cr_assert(!schedule_is_due(&d, "0 3 * * *", &s, 0, at("2026-11-20 12:01"), &changed));
+	/* What has just been configured owes nothing. */
+	cr_assert(!schedule_is_due(&d, "0 4 * * *", &s, 0, at("2026-11-20 12:02"), &changed));
+	/* Later by its jitter. */
+	cr_assert(schedule_is_due(&d, "0 4 * * *", &s, 600, at("2026-11-21 03:00"), &changed)); /* (s is still that of 03:00) */
+	cr_assert(!schedule_is_due(&d, "0 4 * * *", &s, 600, at("2026-11-22 03:09"), &changed));
+	cr_assert(schedule_is_due(&d, "0 4 * * *", &s, 600, at("2026-11-22 03:10"), &changed));
+	free(d.text);
+}
+
 UNIT(daemon, what_is_no_schedule_is_said_with_its_column)
 {
 	static const struct {
@@ -237,6 +320,7 @@ UNIT(daemon, a_wrong_configuration_is_told_by_line_and_column)
 	} bad[] = {{"x = 1\n", "f:1:1: a section"},
 		   {"[daemon]\nx = 1\n", "f:2:1: there is no such key"},
 		   {"[daemon]\n  socket /x\n", "f:2:10: = is expected"},
+		   {"[daemon]\nreceive = 0.0.0.0:7000\n", "f:1:1: receive needs tls"},
 		   {"[daemon]\nsocket = x\n", "f:2:10: a path"},
 		   {"[daemon]\nsocket =\n", "f:2:9: a value"},
 		   {"[daemon\n", "f:1:8: ]"},
