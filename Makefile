@@ -80,7 +80,7 @@ $(BIN)/vmbeam-monitor: $(MON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,aging-monitor/
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MON_LIBS)
 
-$(BIN)/vmbeamd: $(DAEMON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,rejuv/cli.o $(addprefix vmm/,base.o client.o wire.o))
+$(BIN)/vmbeamd: $(DAEMON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,rejuv/cli.o rejuv/monitor/address.o $(addprefix vmm/,base.o client.o wire.o))
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(DAEMON_LIBS)
 
@@ -105,7 +105,11 @@ $(OBJ)/rejuv/daemon/openapi.h: rejuv/daemon/openapi.json
 	@mkdir -p $(@D)
 	@echo "  GEN  $@"
 	$(Q)xxd -i -n openapi_json $< >$@
-$(OBJ)/rejuv/daemon/api.o: | $(OBJ)/rejuv/daemon/openapi.h
+$(OBJ)/rejuv/daemon/dashboard.h: rejuv/daemon/dashboard.html
+	@mkdir -p $(@D)
+	@echo "  GEN  $@"
+	$(Q)xxd -i -n dashboard_html $< >$@
+$(OBJ)/rejuv/daemon/api.o: $(OBJ)/rejuv/daemon/openapi.h $(OBJ)/rejuv/daemon/dashboard.h
 $(OBJS) $(MON_OBJS) $(DAEMON_OBJS): | $(OBJ)/proto/vmbeam.pb-c.h $(OBJ)/vmm/dsdt.h
 
 deps:                                     ## install the Debian packages that are missing (as root)

@@ -19,6 +19,11 @@ check-daemon: build                       ## vmbeamd's API against bad clients, 
 	$(Q)tests/native/api.sh
 	$(Q)tests/native/engine.sh
 
+.PHONY: check-dashboard
+check-dashboard:                          ## the page for browsers, in a headless Chromium; installs that
+	$(Q)$(MAKE) --no-print-directory deps build PACKAGES_TEST="$(PACKAGES_TEST) chromium chromium-driver"
+	$(Q)tests/native/dashboard.sh
+
 .PHONY: check-long
 check-long: build lab-kernel hypervisor guest-beat guest-tools  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)
 	$(Q)HANDOVERS=200 KILL_ALL=1 TEST_TIMEOUT=3600 MIGRATIONS=100 NESTED=50 NESTED_ALL=1 REJUVENATIONS=50 \

@@ -1,19 +1,26 @@
 /* api.c: HTTP/1.1 and JSON over a unix socket (libmicrohttpd, in the daemon's loop): daemon.h; rejuv/daemon/openapi.json describes it.
  *
- * Who may: root, the daemon's own user, and members of the configured group, by the socket's mode and the peer's credentials.  They can have
+ * A second door is for browsers, if it is configured: TCP, a page (dashboard.html) and what that needs, to whoever has the token in
+ * dashboard.token of the state folder.
+ * Who may use the socket: root, the daemon's own user, and members of the configured group, by the socket's mode and the peer's credentials.  They can have
  * the daemon do whatever root can do with vmbeam.
  * A client that is slow, silent or too long-winded is dropped: connections, headers, bodies and time are bounded; nobody is waited for.
  */
 #include "rejuv/daemon/daemon.h"
 
+#include "rejuv/daemon/dashboard.h"
 #include "rejuv/daemon/openapi.h"
+#include "rejuv/cli.h"
+#include "rejuv/monitor/address.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <math.h>
 #include <microhttpd.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -32,10 +39,20 @@ struct stream {
 	bool suspended;
 };
 
+enum { TOKEN = 32 }; /* characters */
+
+/* The socket's, or the browsers'. */
+struct door {
+	struct api *api;
+	bool is_public;
+	struct MHD_Daemon *http; /* NULL: closed */
+	struct source source;
+};
+
 struct api {
 	struct daemon *d;
-	struct MHD_Daemon *http;
-	struct source source;
+	struct door socket, browsers;
+	char token[TOKEN + 1];
 	int listener;
 	char *path;
 	gid_t group;
@@ -207,21 +224,22 @@ static struct reply get_description(const struct ask *q)
 static const struct route {
 	const char *method, *path;
 	struct reply (*answer)(const struct ask *q);
+	bool is_public; /* for browsers, too */
 } routes[] = {
-	{"GET", "/v1/status", get_status},
-	{"GET", "/v1/vms", get_vms},
-	{"GET", "/v1/vms/{name}", get_vm},
-	{"GET", "/v1/hypervisors", get_hypervisors},
-	{"GET", "/v1/hypervisors/{name}/ageing", get_ageing},
-	{"POST", "/v1/hypervisors/{name}/rejuvenate", post_rejuvenate},
-	{"DELETE", "/v1/hypervisors/{name}/rejuvenate", delete_rejuvenate},
-	{"GET", "/v1/rejuvenations", get_rejuvenations},
-	{"GET", "/v1/events", get_events},
-	{"GET", "/v1/jobs", get_jobs},
-	{"POST", "/v1/jobs", post_job},
-	{"GET", "/v1/jobs/{name}", get_job},
-	{"DELETE", "/v1/jobs/{name}", delete_job},
-	{"GET", "/v1/openapi.json", get_description},
+	{"GET", "/v1/status", get_status, true},
+	{"GET", "/v1/vms", get_vms, true},
+	{"GET", "/v1/vms/{name}", get_vm, true},
+	{"GET", "/v1/hypervisors", get_hypervisors, true},
+	{"GET", "/v1/hypervisors/{name}/ageing", get_ageing, true},
+	{"POST", "/v1/hypervisors/{name}/rejuvenate", post_rejuvenate, true},
+	{"DELETE", "/v1/hypervisors/{name}/rejuvenate", delete_rejuvenate, true},
+	{"GET", "/v1/rejuvenations", get_rejuvenations, true},
+	{"GET", "/v1/events", get_events, true},
+	{"GET", "/v1/jobs", get_jobs, false},
+	{"POST", "/v1/jobs", post_job, false},
+	{"GET", "/v1/jobs/{name}", get_job, false},
+	{"DELETE", "/v1/jobs/{name}", delete_job, false},
+	{"GET", "/v1/openapi.json", get_description, true},
 };
 
 /* Does the path fit?  Then what stands for {name} is in `name`. */
@@ -242,14 +260,14 @@ static bool fits(const char *pattern, const char *url, char *name, size_t size)
 	return vm_name_is_valid(name);
 }
 
-static struct reply answer_to(struct ask *q, const char *method, const char *url)
+static struct reply answer_to(struct ask *q, bool is_public, const char *method, const char *url)
 {
 	bool known = false;
 
 	if (!strcmp(method, MHD_HTTP_METHOD_HEAD))
 		method = MHD_HTTP_METHOD_GET;
 	for (size_t i = 0; i < ARRAY_LEN(routes); i++)
-		if (fits(routes[i].path, url, q->name, sizeof(q->name))) {
+		if ((routes[i].is_public || !is_public) && fits(routes[i].path, url, q->name, sizeof(q->name))) {
 			if (!strcmp(routes[i].method, method))
 				return routes[i].answer(q);
 			known = true;
@@ -277,6 +295,10 @@ static enum MHD_Result send_reply(struct MHD_Connection *c, struct reply *r)
 	}
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, r->type ? r->type : "application/json");
 	MHD_add_response_header(response, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+	MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+	MHD_add_response_header(response, "X-Frame-Options", "DENY");
+	MHD_add_response_header(response, "Content-Security-Policy",
+				"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:");
 	result = MHD_queue_response(c, r->status, response);
 	MHD_destroy_response(response);
 	return result;
@@ -393,6 +415,19 @@ void api_event(struct api *a)
 
 /* ---- who asks */
 
+/* Who has the token, which takes the same time whatever is wrong with it. */
+static bool has_token(const struct api *a, struct MHD_Connection *c)
+{
+	const char *given = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION);
+	unsigned char differ = 0;
+
+	if (!given || strncmp(given, "Bearer ", 7) || strlen(given + 7) != TOKEN)
+		return false;
+	for (size_t i = 0; i < TOKEN; i++)
+		differ |= (unsigned char)(given[7 + i] ^ a->token[i]);
+	return !differ;
+}
+
 /* Of the socket's other end: root, we ourselves, or a member of the group. */
 static bool may_ask(const struct api *a, struct MHD_Connection *c)
 {
@@ -414,9 +449,9 @@ static bool may_ask(const struct api *a, struct MHD_Connection *c)
 	return false;
 }
 
-static struct reply reply_to(struct api *a, struct MHD_Connection *c, const char *url, const char *method, const struct request *r)
+static struct reply reply_to(const struct door *door, struct MHD_Connection *c, const char *url, const char *method, const struct request *r)
 {
-	struct ask q = {.api = a, .connection = c};
+	struct ask q = {.api = door->api, .connection = c};
 	json_t *body = NULL;
 	json_error_t je;
 	struct reply reply;
@@ -426,7 +461,7 @@ static struct reply reply_to(struct api *a, struct MHD_Connection *c, const char
 	if (r->len && !(body = json_loadb(r->body, r->len, JSON_REJECT_DUPLICATES, &je)))
 		return fail(MHD_HTTP_BAD_REQUEST, "the body is no JSON: line %d, column %d: %s", je.line, je.column, je.text);
 	q.body = body;
-	reply = answer_to(&q, method, url);
+	reply = answer_to(&q, door->is_public, method, url);
 	json_decref(body);
 	return reply;
 }
@@ -434,15 +469,21 @@ static struct reply reply_to(struct api *a, struct MHD_Connection *c, const char
 static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *url, const char *method, const char *version,
 			      const char *data, size_t *size, void **state)
 {
-	struct api *a = ctx;
+	const struct door *door = ctx;
+	struct api *a = door->api;
 	struct request *r = *state;
 	const char *accept;
 	struct reply reply;
 
 	(void)version;
 	if (!r) {
-		if (!may_ask(a, c)) {
-			reply = fail(MHD_HTTP_FORBIDDEN, "only root and group %s may", a->d->config->group);
+		if (!strcmp(url, "/") && !strcmp(method, MHD_HTTP_METHOD_GET)) {
+			reply = (struct reply){.status = MHD_HTTP_OK, .text = dashboard_html, .len = dashboard_html_len, .type = "text/html; charset=utf-8"};
+			return send_reply(c, &reply);
+		}
+		if (door->is_public ? !has_token(a, c) : !may_ask(a, c)) {
+			reply = door->is_public ? fail(MHD_HTTP_UNAUTHORIZED, "the address needs the token of %s/dashboard.token behind a #", state_dir())
+						: fail(MHD_HTTP_FORBIDDEN, "only root and group %s may", a->d->config->group);
 			return send_reply(c, &reply);
 		}
 		*state = xcalloc(1, sizeof(*r));
@@ -462,7 +503,7 @@ static enum MHD_Result answer(void *ctx, struct MHD_Connection *c, const char *u
 	accept = MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_ACCEPT);
 	if (!strcmp(url, "/v1/events") && !strcmp(method, MHD_HTTP_METHOD_GET) && accept && strstr(accept, "text/event-stream"))
 		return begin_stream(a, c);
-	reply = reply_to(a, c, url, method, r);
+	reply = reply_to(door, c, url, method, r);
 	return send_reply(c, &reply);
 }
 
@@ -526,33 +567,89 @@ static void on_http(void *ctx)
 	(void)ctx; /* api_run() is called in each turn of the loop */
 }
 
+static int open_door(struct door *door, const struct sockaddr *address, struct error *e)
+{
+	struct api *a = door->api;
+	const union MHD_DaemonInfo *info;
+	const struct MHD_OptionItem where[] = {
+		address ? (struct MHD_OptionItem){MHD_OPTION_SOCK_ADDR, 0, (void *)(uintptr_t)address}
+			: (struct MHD_OptionItem){MHD_OPTION_LISTEN_SOCKET, a->listener, NULL},
+		{MHD_OPTION_END, 0, NULL},
+	};
+	unsigned int flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+
+	if (address && address->sa_family == AF_INET6)
+		flags |= MHD_USE_IPv6;
+	door->http = MHD_start_daemon(flags, 0, NULL, NULL, answer, door, MHD_OPTION_EXTERNAL_LOGGER, say_nothing, NULL,
+				      MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+				      (unsigned int)TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADERS,
+				      MHD_OPTION_NOTIFY_COMPLETED, over, NULL, MHD_OPTION_ARRAY, where, MHD_OPTION_END);
+	info = door->http ? MHD_get_daemon_info(door->http, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
+	if (!info)
+		return -1;
+	door->source = (struct source){.fd = info->epoll_fd, .on = on_http, .ctx = a};
+	return watch_source(a->d, &door->source, e);
+}
+
+/* The token: as it was, or a new one. */
+static int read_token(struct api *a, struct error *e)
+{
+	char *path = xasprintf("%s/dashboard.token", state_dir());
+	unsigned char random[TOKEN / 2];
+	int fd, r = 0;
+
+	read_text(path, a->token, sizeof(a->token));
+	if (strlen(a->token) != TOKEN || strspn(a->token, "0123456789abcdef") != TOKEN) {
+		if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+			r = error_set_errno(e, "random numbers");
+		for (size_t i = 0; i < sizeof(random); i++)
+			snprintf(a->token + 2 * i, 3, "%02x", random[i]);
+		fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+		if (!r && (fd < 0 || write_all(fd, a->token, TOKEN) < 0))
+			r = error_set_errno(e, "%s", path);
+		close_fd(&fd);
+	}
+	free(path);
+	return r;
+}
+
+/* Without it the daemon does its work all the same. */
+static void let_browsers_in(struct api *a)
+{
+	const char *listen = a->d->config->dashboard;
+	struct error e = {"the address is taken, or not ours"};
+	struct addrinfo *info = address_resolve(listen, &e);
+
+	if (!info || read_token(a, &e) || open_door(&a->browsers, info->ai_addr, &e))
+		event(a->d, NULL, "dashboard", "%s: %s", listen, e.text);
+	if (info)
+		freeaddrinfo(info);
+}
+
+static void close_door(struct door *door)
+{
+	if (door->source.fd >= 0)
+		unwatch_source(door->api->d, &door->source);
+	if (door->http)
+		MHD_stop_daemon(door->http); /* closes the listener, too */
+	door->http = NULL;
+}
+
 struct api *api_create(struct daemon *d, struct error *e)
 {
 	struct api *a = xcalloc(1, sizeof(*a));
-	const union MHD_DaemonInfo *info;
 
 	a->d = d;
-	a->listener = a->source.fd = -1;
-	if (listen_at(a, e)) {
+	a->listener = a->socket.source.fd = a->browsers.source.fd = -1;
+	a->socket.api = a->browsers.api = a;
+	a->browsers.is_public = true;
+	error_set(e, "%s: the API cannot be begun", d->config->socket);
+	if (listen_at(a, e) || open_door(&a->socket, NULL, e)) {
 		api_destroy(a);
 		return NULL;
 	}
-	a->http = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, answer, a,
-				   MHD_OPTION_EXTERNAL_LOGGER, say_nothing, NULL, MHD_OPTION_LISTEN_SOCKET, a->listener,
-				   MHD_OPTION_CONNECTION_LIMIT, (unsigned int)CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-				   (unsigned int)TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADERS,
-				   MHD_OPTION_NOTIFY_COMPLETED, over, NULL, MHD_OPTION_END);
-	info = a->http ? MHD_get_daemon_info(a->http, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
-	if (!info) {
-		error_set(e, "%s: the API cannot be begun", d->config->socket);
-		api_destroy(a);
-		return NULL;
-	}
-	a->source = (struct source){.fd = info->epoll_fd, .on = on_http, .ctx = a};
-	if (watch_source(d, &a->source, e)) {
-		api_destroy(a);
-		return NULL;
-	}
+	if (d->config->dashboard)
+		let_browsers_in(a);
 	return a;
 }
 
@@ -560,13 +657,11 @@ void api_destroy(struct api *a)
 {
 	if (!a)
 		return;
-	if (a->source.fd >= 0)
-		unwatch_source(a->d, &a->source);
 	wake_streams(a);
-	if (a->http)
-		MHD_stop_daemon(a->http); /* closes the listener */
-	else
+	if (!a->socket.http)
 		close_fd(&a->listener);
+	close_door(&a->browsers);
+	close_door(&a->socket);
 	if (a->path)
 		unlink(a->path);
 	free(a->path);
@@ -575,9 +670,14 @@ void api_destroy(struct api *a)
 
 uint64_t api_deadline(struct api *a)
 {
+	struct MHD_Daemon *const all[] = {a->socket.http, a->browsers.http};
+	uint64_t deadline = UINT64_MAX;
 	MHD_UNSIGNED_LONG_LONG ms;
 
-	return MHD_get_timeout(a->http, &ms) == MHD_YES ? clock_ns() + ms * 1000000 : UINT64_MAX;
+	for (size_t i = 0; i < ARRAY_LEN(all); i++)
+		if (all[i] && MHD_get_timeout(all[i], &ms) == MHD_YES)
+			deadline = MIN(deadline, clock_ns() + ms * 1000000);
+	return deadline;
 }
 
 void api_run(struct api *a)
@@ -588,5 +688,7 @@ void api_run(struct api *a)
 		a->beat = now;
 		wake_streams(a);
 	}
-	MHD_run(a->http);
+	MHD_run(a->socket.http);
+	if (a->browsers.http)
+		MHD_run(a->browsers.http);
 }

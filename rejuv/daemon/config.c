@@ -211,6 +211,7 @@ static int set_move(void *where, const char *value, size_t *column, struct error
 static const struct key daemon_keys[] = {{"socket", set_path, OF(config, socket), false},
 					 {"group", set_text, OF(config, group), false},
 					 {"metrics", set_text, OF(config, listen), false},
+					 {"dashboard", set_text, OF(config, dashboard), false},
 					 {"tls", set_path, OF(config, tls), false},
 					 {"receive", set_text, OF(config, receive), false},
 					 {"allow", set_allowed, 0, true},
@@ -479,6 +480,7 @@ void config_destroy(struct config *c)
 	free(c->socket);
 	free(c->group);
 	free(c->listen);
+	free(c->dashboard);
 	free(c->receive);
 	for (size_t i = 0; i < c->nallowed; i++)
 		free(c->allowed[i]);

@@ -58,6 +58,7 @@ struct vm_policy {
 
 struct config {
 	char *socket, *group;
+	char *dashboard; /* ADDRESS:PORT of the page for browsers; NULL: none */
 	char *listen; /* the ageing monitor's /metrics; NULL: none */
 	char *tls;    /* folder of certificates */
 	char *receive; /* ADDRESS:PORT for VMs from other machines; NULL: none come */

@@ -2,6 +2,8 @@
  * connections, none that is idle.  (Strangers can take all of them: it is for a local or otherwise guarded address.) */
 #include "rejuv/monitor/monitor.h"
 
+#include "rejuv/monitor/address.h"
+
 #include <microhttpd.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -57,33 +59,9 @@ static enum MHD_Result answer(void *cls, struct MHD_Connection *c, const char *u
 	return result;
 }
 
-static struct addrinfo *resolve(const char *listen, struct error *e)
-{
-	const struct addrinfo hints = {.ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
-	char *host = xstrdup(listen), *colon = strrchr(host, ':');
-	struct addrinfo *info = NULL;
-	int r = EAI_NONAME;
-
-	if (colon) {
-		char *name = host;
-
-		*colon = 0;
-		if (name[0] == '[' && colon > name + 1 && colon[-1] == ']') {
-			name++;
-			colon[-1] = 0;
-		}
-		r = getaddrinfo(name[0] ? name : NULL, colon + 1, &hints, &info);
-	}
-	free(host);
-	if (!r)
-		return info;
-	error_set(e, "--listen: '%s' is no ADDRESS:PORT", listen);
-	return NULL;
-}
-
 struct http *http_create(const char *listen, struct error *e)
 {
-	struct addrinfo *info = resolve(listen, e);
+	struct addrinfo *info = address_resolve(listen, e);
 	struct http *h;
 
 	if (!info)
