@@ -224,7 +224,7 @@ static json_t *newest_run(const char *name)
 int daemon_rejuvenate(const char *name, bool json)
 {
 	char path[128], state[32], error[300];
-	json_t *status, *h, *run;
+	json_t *status = NULL, *h, *run;
 	int64_t last;
 	struct error e;
 	bool well;

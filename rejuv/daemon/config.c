@@ -30,10 +30,10 @@ static const struct {
 
 int parse_duration(const char *text, double *s, struct error *e)
 {
-	char *end;
+	char *end = NULL;
 	double n = isdigit((unsigned char)*text) ? strtod(text, &end) : NAN;
 
-	for (size_t i = 0; i < ARRAY_LEN(units) && isfinite(n); i++)
+	for (size_t i = 0; i < ARRAY_LEN(units) && end && isfinite(n); i++)
 		if (!strcmp(end, units[i].name) && n * units[i].s < 1e10) {
 			*s = n * units[i].s;
 			return 0;

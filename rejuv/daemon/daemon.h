@@ -2,7 +2,7 @@
  * own (child.h), most of them the vmbeam program: nothing of a VM depends on the daemon being alive.
  *
  *   main.c       options, start, the loop
- *   engine.c     what it is about with each hypervisor: machine.c's actions, the journal, steps
+ *   engine.c     what it is about with each hypervisor: machine.c's actions, the journal; step.c: who does it; wanted.c: when
  *   inventory.c  what there is: `vmbeam list`
  *   feed.c       the ageing monitor, a process, and what it says
  *   reception.c  what takes VMs from other machines, a process

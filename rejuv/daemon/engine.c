@@ -1,79 +1,32 @@
 /* engine.c: what vmbeamd is about with each hypervisor: machine.c's actions.
  *
- * A state is journaled before what it stands for is begun.  What it stands for is a step (rejuv/steps.h), done by a process that outlives
- * the daemon: it holds the lock .work-NAME.lock of the runtime folder, and leaves what it has to say in .work-NAME.STEP.out.  After a
+ * A state is journaled before what it stands for is begun: a step (rejuv/steps.h), done by a process that outlives the daemon (step.c).  After a
  * restart that process is waited for; one that has ended without a word has been cut off, and its step is done again.
  *
  * Captured state and memfds need no keeper: driver, source and destination of a handover each hold them (zerocopy.h), and none of the
  * three is the daemon.
  */
-#include "rejuv/daemon/daemon.h"
+#include "rejuv/daemon/subject.h"
 
-#include "rejuv/cli.h"
 #include "rejuv/steps.h"
 #include "vmm/client.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-enum { BAD_MOST = 3, OUTPUT_MOST = 1 << 20, WRITE_AGAIN_S = 5, GUESTS_MOST = VM_HOST_PORTS };
-
-struct subject {
-	struct subject *next;
-	struct engine *g;
-	char *name;
-	enum rejuv_state state;
-	/* Journaled with it: */
-	int64_t run;	/* of the journal; 0: none is under way */
-	int64_t step;	/* grows with each state: names the output */
-	char *why;	/* it is wanted */
-	char *reason;	/* of the last failure */
-	bool by_user, cancelled;
-	size_t method;	/* of its policy's */
-	json_t *guests; /* {name, outcome: waiting, moved, stuck or left, by, ...}, in the order in which they are moved */
-	size_t guest;	/* that is on its way */
-	char identity[VM_IDENTITY]; /* of the old one */
-	double retry_wait;
-	unsigned int bad; /* fresh ones, one after another, that turned bad in their probation */
-	struct due due;
-	int64_t ended_clock; /* the last one; 0: there was none */
-	/* Not: */
-	double ended, retry_at, write_again; /* boot_s() */
-	bool written, present;
-	struct child *child; /* at the step */
-	bool others;	     /* some process that is not our child may be at it */
-	double step_begun;
-};
-
-struct engine {
-	struct daemon *d;
-	struct subject *first;
-	const char *fault; /* tests: "STATE=kill" or "STATE.begun=kill" */
-};
+enum { WRITE_AGAIN_S = 5, GUESTS_MOST = VM_HOST_PORTS };
 
 static void take(struct subject *s, enum rejuv_event e);
 
-static const struct hypervisor_policy *policy_of(const struct subject *s)
+const struct hypervisor_policy *policy_of(const struct subject *s)
 {
 	return config_hypervisor(s->g->d->config, s->name);
 }
 
-static void set_text(char **text, const char *value)
-{
-	char *copy = value ? xstrdup(value) : NULL;
-
-	free(*text);
-	*text = copy;
-}
-
-static void fault(const struct subject *s, const char *where)
+void fault(const struct subject *s, const char *where)
 {
 	char point[64];
 
@@ -125,7 +78,7 @@ static void from_json(struct subject *s, const json_t *j)
 }
 
 /* Until it is written nothing is begun. */
-static void write_down(struct subject *s)
+void write_down(struct subject *s)
 {
 	json_t *data = to_json(s);
 	struct error e;
@@ -154,116 +107,6 @@ static void report(struct subject *s, const char *outcome)
 		s->run = 0;
 }
 
-/* ---- steps */
-
-static char *work_path(const struct subject *s, const char *end)
-{
-	return xasprintf("%s/.work-%s.%s", runtime_dir(), s->name, end);
-}
-
-static char *output_path(const struct subject *s, int64_t step, const char *end)
-{
-	return xasprintf("%s/.work-%s.%lld.%s", runtime_dir(), s->name, (long long)step, end);
-}
-
-static void remove_output(const struct subject *s, int64_t step)
-{
-	char *out = output_path(s, step, "out"), *err = output_path(s, step, "err");
-
-	unlink(out);
-	unlink(err);
-	free(out);
-	free(err);
-}
-
-static json_t *current_guest(const struct subject *s)
-{
-	return json_array_get(s->guests, s->guest);
-}
-
-/* On another machine, that is. */
-static bool goes_far(const json_t *guest)
-{
-	return !strcmp(text_of(guest, "by"), method_names[METHOD_PRE_COPY]);
-}
-
-static void add(char **argv, size_t *n, const char *a, const char *b)
-{
-	argv[(*n)++] = (char *)(uintptr_t)a;
-	if (b)
-		argv[(*n)++] = (char *)(uintptr_t)b;
-}
-
-/* The command of the state's step. */
-static void fill_command(const struct subject *s, char **argv, char text[32])
-{
-	const struct hypervisor_policy *p = policy_of(s);
-	const json_t *guest = current_guest(s);
-	const struct vm_policy *vm = config_vm(s->g->d->config, text_of(guest, "name"));
-	bool at_guest = s->state == REJUV_MOVING || s->state == REJUV_VERIFYING;
-	size_t n = 0;
-
-	add(argv, &n, "vmbeam", NULL);
-	if (s->state == REJUV_MOVING && goes_far(guest)) {
-		add(argv, &n, "migrate", text_of(guest, "name"));
-		add(argv, &n, "--to", p && p->target ? p->target : "");
-		if (s->g->d->config->tls)
-			add(argv, &n, "--tls", s->g->d->config->tls);
-		add(argv, &n, "--mode", vm->post_copy ? "auto" : "pre-copy");
-		if (vm->max_downtime > 0) {
-			snprintf(text, 32, "%.0f", fmin(fmax(vm->max_downtime * 1000, 30), 100000));
-			add(argv, &n, "--downtime-limit", text);
-		}
-	} else {
-		add(argv, &n, "rejuvenate", s->name);
-		add(argv, &n, "--step", rejuv_step(s->state));
-		if (s->state == REJUV_PREPARING)
-			add(argv, &n, "--method", p && s->method < p->nmethods && p->methods[s->method] == METHOD_BEAM ? "beam" : "auto");
-		if (at_guest)
-			add(argv, &n, "--guest", text_of(guest, "name"));
-		if (s->state == REJUV_VERIFYING && vm->probe)
-			add(argv, &n, "--probe", vm->probe);
-		if (s->state == REJUV_RETIRING)
-			add(argv, &n, "--identity", s->identity);
-	}
-	add(argv, &n, "--json", NULL);
-	argv[n] = NULL;
-}
-
-static void step_ended(void *ctx, int status, bool timed_out);
-
-static void begin_step(struct subject *s)
-{
-	const struct hypervisor_policy *p = policy_of(s);
-	char *out = output_path(s, s->step, "out"), *err = output_path(s, s->step, "err"), *argv[24], text[32];
-	struct child_options o = {.argv = argv, .in = -1, .out = -1, .err = -1, .timeout = p ? p->step_timeout : 600, .ended = step_ended, .ctx = s};
-	struct error e;
-
-	s->others = false;
-	s->step_begun = boot_s();
-	o.keep = rejuvenation_lock(s->name, NULL);
-	if (o.keep < 0) {
-		s->others = true; /* `vmbeam rejuvenate`, by hand: after it */
-	} else {
-		o.out = open(out, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-		o.err = open(err, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-		fill_command(s, argv, text);
-		s->child = o.out < 0 || o.err < 0 ? NULL : child_start(s->g->d->children, &o, &e);
-		if (!s->child) {
-			s->others = true; /* and is tried again */
-			log_line("%s: step %s: %s", s->name, rejuv_step(s->state), o.out < 0 || o.err < 0 ? strerror(errno) : e.text);
-		} else if (ftruncate(o.keep, 0) || dprintf(o.keep, "%d\n", (int)child_pid(s->child)) < 0) {
-			log_line("%s: %s", s->name, strerror(errno));
-		}
-	}
-	close_fd(&o.keep);
-	close_fd(&o.out);
-	close_fd(&o.err);
-	free(out);
-	free(err);
-	fault(s, ".begun");
-}
-
 /* The only place where a state changes. */
 static void enter(struct subject *s, enum rejuv_state to, const char *text)
 {
@@ -274,29 +117,8 @@ static void enter(struct subject *s, enum rejuv_state to, const char *text)
 	write_down(s);
 	fault(s, "");
 	if (s->written && rejuv_is_working(s->state))
-		begin_step(s);
-	remove_output(s, s->step - 1);
-}
-
-/* ---- what a step has said */
-
-static json_t *read_json(const char *path)
-{
-	char *text = xcalloc(1, OUTPUT_MOST);
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : pread_all(fd, text, OUTPUT_MOST, 0);
-	json_t *j = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
-
-	close_fd(&fd);
-	free(text);
-	return j;
-}
-
-/* The first line of what it said on its standard error. */
-static void first_line(const char *path, char *text, size_t size)
-{
-	read_text(path, text, size);
-	text[strcspn(text, "\n")] = 0;
+		step_begin(s);
+	step_remove_output(s, s->step - 1);
 }
 
 static json_t *new_guest(const char *name)
@@ -354,7 +176,7 @@ static void note_move(struct subject *s, const json_t *result, bool ok)
 }
 
 /* result: what the step has said; NULL: nothing of use. */
-static void finish_step(struct subject *s, const json_t *result, const char *error)
+void step_over(struct subject *s, const json_t *result, const char *error)
 {
 	bool ok = result && !strcmp(text_of(result, "outcome"), "completed");
 	const char *said = text_of(result, "error");
@@ -380,56 +202,9 @@ static void finish_step(struct subject *s, const json_t *result, const char *err
 	take(s, e);
 }
 
-static void step_ended(void *ctx, int status, bool timed_out)
+void step_cut_off(struct subject *s)
 {
-	struct subject *s = ctx;
-	char *out = output_path(s, s->step, "out"), *err = output_path(s, s->step, "err"), error[400];
-	json_t *result = read_json(out);
-
-	first_line(err, error, sizeof(error));
-	if (timed_out)
-		snprintf(error, sizeof(error), "it was not over in time");
-	else if (!error[0] && WIFSIGNALED(status))
-		snprintf(error, sizeof(error), "it was ended by signal %d", WTERMSIG(status));
-	else if (!error[0])
-		snprintf(error, sizeof(error), "it ended with status %d and said nothing", WEXITSTATUS(status));
-	free(out);
-	free(err);
-	finish_step(s, timed_out ? NULL : result, error);
-	json_decref(result);
-}
-
-/* A process that is not our child was, or may be, at the step. */
-static void look_after_others(struct subject *s)
-{
-	const struct hypervisor_policy *p = policy_of(s);
-	int lock = rejuvenation_lock(s->name, NULL);
-	char *out, *path, text[32];
-	json_t *result;
-
-	if (lock < 0) {
-		if (boot_s() - s->step_begun < (p ? p->step_timeout : 600))
-			return;
-		path = work_path(s, "lock");
-		read_text(path, text, sizeof(text));
-		free(path);
-		if (atoi(text) > 1) {
-			event(s->g->d, s->name, "killed", "process %d was not over in time", atoi(text));
-			kill(-atoi(text), SIGKILL);
-		}
-		s->step_begun = boot_s();
-		return;
-	}
-	close(lock);
-	s->others = false;
-	out = output_path(s, s->step, "out");
-	result = read_json(out);
-	free(out);
-	if (result)
-		finish_step(s, result, "");
-	else
-		take(s, REJUV_RESTARTED);
-	json_decref(result);
+	take(s, REJUV_RESTARTED);
 }
 
 /* ---- actions */
@@ -614,15 +389,13 @@ static void destroy(struct subject *s)
 static void forget(struct subject *s)
 {
 	struct subject **p = &s->g->first;
-	char *lock = work_path(s, "lock");
 	struct error e;
 
 	event(s->g->d, s->name, "gone", "it is not there any more");
 	if (journal_forget(s->g->d->journal, s->name, &e))
 		event(s->g->d, s->name, "unwritten", "%s", e.text);
-	unlink(lock);
-	free(lock);
-	remove_output(s, s->step);
+	step_remove_lock(s);
+	step_remove_output(s, s->step);
 	while (*p != s)
 		p = &(*p)->next;
 	*p = s->next;
@@ -678,9 +451,7 @@ static void take(struct subject *s, enum rejuv_event e)
 	}
 }
 
-/* ---- when it is wanted */
-
-static void want(struct subject *s, const char *why, bool by_user)
+void want(struct subject *s, const char *why, bool by_user)
 {
 	const struct hypervisor_policy *p = policy_of(s);
 
@@ -695,93 +466,7 @@ static void want(struct subject *s, const char *why, bool by_user)
 	take(s, REJUV_WANTED);
 }
 
-/* So much later than its time, always the same here, something else on another machine. */
-static time_t jitter(const struct subject *s, double most)
-{
-	char id[64];
-	uint64_t h = 14695981039346656037ull; /* FNV-1a */
-
-	read_text("/etc/machine-id", id, sizeof(id));
-	for (const char *p = id; *p; p++)
-		h = (h ^ (unsigned char)*p) * 1099511628211ull;
-	for (const char *p = s->name; *p; p++)
-		h = (h ^ (unsigned char)*p) * 1099511628211ull;
-	return most >= 1 ? (time_t)(h % (uint64_t)(most + 1)) : 0;
-}
-
-static bool is_scheduled(struct subject *s, const struct hypervisor_policy *p)
-{
-	bool changed, due;
-
-	if (!p->schedule_text)
-		return false;
-	due = schedule_is_due(&s->due, p->schedule_text, &p->schedule, jitter(s, p->jitter), time(NULL), &changed);
-	if (changed && !due)
-		write_down(s);
-	return due;
-}
-
-/* Of the ageing monitor's judgement. */
-static bool is_old(const struct subject *s, const struct hypervisor_policy *p, const json_t *v, char *why, size_t size)
-{
-	const char *state = text_of(v, "state"), *evidence = text_of(v, "evidence");
-	json_t *left = json_object_get(v, "exhausted_in_s"), *values = json_object_get(v, "values");
-
-	(void)s;
-	if (p->on_critical && !strcmp(state, "critical")) {
-		snprintf(why, size, "critical: %.300s", evidence);
-		return true;
-	}
-	if (p->predict > 0 && !strcmp(state, "ageing") && json_is_number(left) && json_number_value(left) < p->predict) {
-		snprintf(why, size, "forecast: %.300s", evidence);
-		return true;
-	}
-	for (size_t i = 0; i < p->nthresholds; i++) {
-		const struct threshold *t = &p->thresholds[i];
-		json_t *value = json_object_get(values, t->indicator);
-		double x = json_number_value(value);
-
-		if (json_is_number(value) && (t->above ? x > t->value : x < t->value)) {
-			snprintf(why, size, "threshold: %s is %.6g", t->indicator, x);
-			return true;
-		}
-	}
-	return false;
-}
-
-static void consider(struct subject *s)
-{
-	const struct hypervisor_policy *p = policy_of(s);
-	const json_t *v = feed_verdict(s->g->d->feed, s->name);
-	double since = boot_s() - s->ended;
-	bool young = s->ended_clock && since < (p ? p->probation : 0);
-	char why[400];
-
-	if (!p)
-		return;
-	if (s->bad && s->ended_clock && !young)
-		s->bad = 0;
-	if (is_scheduled(s, p)) {
-		if (s->state == REJUV_IDLE) {
-			snprintf(why, sizeof(why), "schedule: %s", p->schedule_text);
-			want(s, why, false);
-		} else {
-			write_down(s);
-		}
-		return;
-	}
-	/* (What was thought of the old one does not count.) */
-	if (s->state != REJUV_IDLE || !v || (s->ended_clock && json_real_value(json_object_get(v, "boot_s")) < s->ended))
-		return;
-	if (s->ended_clock && since < p->min_interval && !(young && s->bad < BAD_MOST))
-		return;
-	if (!is_old(s, p, v, why, sizeof(why)))
-		return;
-	s->bad = young ? s->bad + 1 : 0;
-	want(s, why, false);
-}
-
-static size_t working(const struct engine *g)
+size_t working(const struct engine *g)
 {
 	size_t n = 0;
 
@@ -790,34 +475,17 @@ static size_t working(const struct engine *g)
 	return n;
 }
 
-static bool is_allowed(const struct subject *s)
-{
-	const struct hypervisor_policy *p = policy_of(s);
-	time_t now = time(NULL);
-	bool open = !p || !p->nwindows;
-
-	if (working(s->g) >= s->g->d->config->max_concurrent || s->g->d->stopping || !inventory_vms(s->g->d->inventory))
-		return false;
-	if (s->by_user)
-		return true;
-	for (size_t i = 0; p && i < p->nwindows; i++)
-		open = open || window_is_open(&p->windows[i], now);
-	for (size_t i = 0; p && i < p->nblackouts; i++)
-		open = open && !blackout_is_on(&p->blackouts[i], now);
-	return open;
-}
-
 static void tick(struct subject *s)
 {
 	if (!s->written && boot_s() >= s->write_again) {
 		write_down(s);
 		if (s->written && rejuv_is_working(s->state) && !s->child && !s->others)
-			begin_step(s);
+			step_begin(s);
 	}
 	if (!s->written)
 		return;
 	if (s->others) {
-		look_after_others(s);
+		step_look_after_others(s);
 		return;
 	}
 	consider(s);
@@ -993,7 +661,7 @@ json_t *engine_json(const struct engine *g)
 	for (const struct subject *s = g->first; s; s = s->next) {
 		const struct hypervisor_policy *p = policy_of(s);
 		json_t *one = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:b, s:b}", "hypervisor", s->name, "state", rejuv_state_name(s->state),
-					"why", s->state == REJUV_IDLE ? NULL : s->why, "reason", s->reason, "guests", s->guests, "managed",
+					"why", s->state == REJUV_IDLE ? NULL : s->why, "reason", s->written ? s->reason : "the journal cannot be written: nothing is begun", "guests", s->guests, "managed",
 					p != NULL, "journaled", s->written);
 
 		json_object_set_new(one, "next_schedule_s", s->due.next > 0 ? json_integer(s->due.next) : json_null());

@@ -181,7 +181,7 @@ static void drop_oldest(struct jobs *jobs)
 
 static void begin(struct job *j)
 {
-	char *argv[ARGS_MOST + 2], name[32];
+	char *argv[ARGS_MOST + 2] = {NULL}, name[32];
 	struct child_options o = {.argv = argv, .in = -1, .out = j->out, .keep = -1, .ended = ended, .ctx = j};
 	struct daemon *d = j->jobs->d;
 	struct error e = {"pipe"};
