@@ -82,7 +82,7 @@ refuses "another vmbeamd has it" vmbeamd --config vmbeamd.conf
 get /v1/status >/dev/null || fail "the daemon is gone"
 
 # An old hypervisor past answering, whose process dies when it is empty.
-vmbeam hypervisor noise hv
+vmbeam hypervisor noise hv || true # which is all the answer to that
 configure "methods = beam" "if [ -e kill-old ]; then rm kill-old; kill -9 $(info_of hv pid); fi"
 : >kill-old
 sed -i "s|kill-old|$PWD/kill-old|g" vmbeamd.conf

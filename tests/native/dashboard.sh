@@ -21,9 +21,10 @@ chmod +x bin/vmbeam-monitor
 PATH=$T/bin:$PATH
 export VMBEAM_RUNTIME_DIR=$T/run FAKE=$T MONITOR=yes
 . "$TOP/tests/lab/daemon-lib.sh"
-driver=
+driver= session=
 cleanup() {
 	[ -z "$daemon" ] || kill -9 "$daemon" 2>/dev/null || true
+	[ -z "${session-}" ] || browser "/session/$session" -X DELETE >/dev/null || true
 	[ -z "$driver" ] || kill "$driver" 2>/dev/null || true
 	pkill -9 -f "$T/" 2>/dev/null || true
 	cd / && rm -rf "$T"
@@ -93,4 +94,5 @@ click "#yes"
 wait_for 20 sh -c "curl -sf --unix-socket sock http://x/v1/rejuvenations | grep -q '\"outcome\": \"completed\"'"
 shows "[...document.querySelectorAll('#runs tr')].some(r => r.textContent.includes('completed') && r.textContent.includes('one: 5.0 ms'))"
 browser "/session/$session" -X DELETE >/dev/null
+session=
 echo "dashboard: shown, clicked, rejuvenated"
