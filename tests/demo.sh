@@ -7,10 +7,18 @@ cd "$(dirname "$0")/.." || exit 1
 TOP=$(pwd)
 if [ "${1:-}" != inside ]; then
 	[ -c /dev/kvm ] || echo "no /dev/kvm here: all of it runs in an emulated machine, so times are emulated"
-	exec build/vmbeam lab --memory 6G -- sh tests/demo.sh inside
+	# The emulator sometimes breaks down (status 125: it says why): then once more, twice at most.
+	for try in 1 2 3; do
+		build/vmbeam lab --memory 6G -- sh tests/demo.sh inside
+		status=$?
+		[ $status = 125 ] || break
+		[ $try = 3 ] || echo "once more, in a fresh emulated machine"
+	done
+	exit $status
 fi
 export PATH=$TOP/build:$TOP/build/guests:$PATH VMBEAM_TEST=1
 T=$(mktemp -d)
+export VMBEAM_STATE_DIR=$T/state
 . tests/lab/lib.sh
 GUESTS="redis nginx"
 cleanup() {

@@ -17,6 +17,7 @@ for name; do
 	T=${T:-/tmp}/test-$name
 	rm -rf "$T"
 	mkdir -p "$T"
+	export VMBEAM_STATE_DIR=$T/state
 	echo "--- $name"
 	start=$(date +%s)
 	# For whoever watches: how long, and what it said last.
