@@ -194,7 +194,8 @@ static int step_retire(struct command *c, struct error *e)
 
 static int step_replace(struct command *c, struct error *e)
 {
-	if (!rejuvenation_is_replacing(&c->r) && rejuvenation_look(&c->r, e))
+	/* What an attempt by another method has left comes back first. */
+	if (!rejuvenation_is_replacing(&c->r) && (rejuvenation_back(&c->r, e) || rejuvenation_look(&c->r, e)))
 		return -1;
 	return rejuvenation_replace(&c->r, e);
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -233,17 +234,30 @@ static int look_at_guest(const char *guest, const char *place, struct sight *s, 
 	return s->runs || s->paused ? 0 : error_set(e, "it does not run in %s", cli_placement(place));
 }
 
-/* By /bin/sh; its output goes where ours goes. */
-static bool probe_succeeds(const char *command)
+/* By /bin/sh; what it prints goes to our standard error: our output is a report.  One that hangs is ended. */
+static bool probe_succeeds(const char *command, uint64_t deadline)
 {
-	pid_t pid = fork();
-	int status;
+	int status = -1;
+	pid_t pid, ended;
 
+	fflush(NULL);
+	pid = fork();
 	if (!pid) {
+		setpgid(0, 0);
+		dup2(STDERR_FILENO, STDOUT_FILENO);
 		execl("/bin/sh", "sh", "-c", command, NULL);
 		_exit(127);
 	}
-	return pid > 0 && waitpid(pid, &status, 0) == pid && status == 0;
+	if (pid < 0)
+		return false;
+	while (!(ended = waitpid(pid, &status, WNOHANG)) && clock_ns() < deadline)
+		poll(NULL, 0, LOOK_MS);
+	if (!ended) {
+		kill(-pid, SIGKILL);
+		kill(pid, SIGKILL);
+		ended = waitpid(pid, &status, 0);
+	}
+	return ended == pid && status == 0;
 }
 
 int rejuvenation_verify(const struct rejuvenation *r, const char *guest, const char *place, struct error *e)
@@ -258,7 +272,7 @@ int rejuvenation_verify(const struct rejuvenation *r, const char *guest, const c
 		if (s.paused)
 			return 0;
 		if (seen && s.ran > first) {
-			if (!r->probe || probe_succeeds(r->probe))
+			if (!r->probe || probe_succeeds(r->probe, deadline))
 				return 0;
 			error_set(e, "its probe fails: %.200s", r->probe);
 		} else if (seen) {

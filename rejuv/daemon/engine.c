@@ -126,6 +126,17 @@ static json_t *new_guest(const char *name)
 	return json_pack("{s:s, s:s, s:s}", "name", name, "outcome", "waiting", "by", method_names[METHOD_BEAM]);
 }
 
+static bool is_among(const json_t *names, const char *wanted)
+{
+	json_t *name;
+	size_t i;
+
+	json_array_foreach(names, i, name)
+		if (json_is_string(name) && !strcmp(json_string_value(name), wanted))
+			return true;
+	return false;
+}
+
 /* Those that are in the old one now, in the order of their policies; those that have left it before are kept. */
 static void list_guests(struct subject *s, const json_t *names)
 {
@@ -135,7 +146,7 @@ static void list_guests(struct subject *s, const json_t *names)
 	size_t i;
 
 	json_array_foreach(s->guests, i, guest)
-		if (!strcmp(text_of(guest, "outcome"), "moved"))
+		if (!strcmp(text_of(guest, "outcome"), "moved") && !is_among(names, text_of(guest, "name")))
 			json_array_append(all, guest);
 	for (enum move_policy m = MOVE_YES; m <= MOVE_NEVER; m++)
 		json_array_foreach(names, i, name)
@@ -354,8 +365,9 @@ static void settle(struct subject *s)
 	}
 	/* The next time by the next method. */
 	s->method = p && s->method + 1 < p->nmethods && count(s, "stuck") ? s->method + 1 : 0;
+	report(s, "blocked");
+	json_array_clear(s->guests); /* all are where they were */
 	block(s);
-	json_array_clear(s->guests);
 }
 
 static void finish(struct subject *s)
