@@ -17,13 +17,13 @@ daemon_on() {
 	methods = pre-copy
 	target = tls://$(address $2):7000
 	E
-	on $1 env VMBEAM_STATE_DIR="$T/$1.state" vmbeamd --config $1.conf >>$1.out 2>&1 &
+	ip netns exec $1 env VMBEAM_RUNTIME_DIR="$T/$1" VMBEAM_STATE_DIR="$T/$1.state" vmbeamd --config $1.conf >>$1.out 2>&1 &
 	eval "$1=$!"
 	wait_for 20 get $1 /v1/status
 	wait_for 20 sh -c "ip netns exec $1 ss -ltn | grep -q :7000"
 }
 get() {
-	curl -sf --unix-socket "$1.sock" "http://vmbeam$2" ${3-} ${4-}
+	curl -sf -m 10 --unix-socket "$1.sock" "http://vmbeam$2" ${3-} ${4-}
 }
 says() {
 	get "$1" /v1/hypervisors | grep -q "\"state\": \"$2\""
@@ -32,13 +32,16 @@ completed() {
 	get "$1" /v1/rejuvenations | grep -q '"outcome": "completed"'
 }
 daemon_on there here ""
+echo "a daemon there"
 check "hv" on here vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
 check "one" on here vmbeam run one --in hv --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.mem=16M beat.rate=64K" \
 	--memory 128M --serial "$T/one.log" --detach
 wait_for 60 grep -q '^tick 1 ' one.log
+echo "one runs in hv"
 daemon_on here there "allow = $LAB"
 wait_for 30 says here idle
 
+echo "a daemon here"
 # What it names may not be opened there: refused before anything moves.
 check "wanted" get here /v1/hypervisors/hv/rejuvenate -X POST >/dev/null
 wait_for 120 says here blocked
@@ -64,7 +67,8 @@ grep -q '^hv ' left || fail "hv is gone: $(cat left)"
 get here /v1/rejuvenations >runs.json
 echo "= one went to the other machine, downtime $(json runs.json downtime_ns) ns"
 kill $here $there
-wait
+wait $here || fail "vmbeamd here ended with $?"
+wait $there || fail "vmbeamd there ended with $?"
 on there vmbeam stop one --timeout 60
 beatcheck --min ticks=5 one.log >verdict || fail "one: $(cat verdict)"
 on here vmbeam hypervisor stop hv
