@@ -80,6 +80,18 @@ int rejuvenation_lock(const char *hypervisor, struct error *e)
 	return fd;
 }
 
+char *replacing_path(const char *hypervisor)
+{
+	return xasprintf("%s/.replacing-%s", runtime_dir(), hypervisor);
+}
+
+void cli_printable(char *text)
+{
+	for (char *p = text; *p; p++)
+		if (*p < ' ' || *p > '~')
+			*p = *p == '\t' ? ' ' : '?';
+}
+
 const char *state_dir(void)
 {
 	const char *dir = getenv("VMBEAM_STATE_DIR");
@@ -134,6 +146,12 @@ int vm_info_within(const char *name, int ms, Vmb__Reply **reply, struct error *e
 		vmb__reply__free_unpacked(*reply, NULL);
 		return error_set(e, "its process made no sense");
 	}
+	/* They are asked for by those names. */
+	for (size_t i = 0; !r && i < (*reply)->info->n_guests; i++)
+		if (!vm_name_is_valid((*reply)->info->guests[i])) {
+			vmb__reply__free_unpacked(*reply, NULL);
+			return error_set(e, "its process made no sense");
+		}
 	/* It is printed, and written to files. */
 	if (!r && (*reply)->info->config->placement[0] && !vm_name_is_valid((*reply)->info->config->placement)) {
 		vmb__reply__free_unpacked(*reply, NULL);

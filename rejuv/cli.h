@@ -25,6 +25,10 @@ struct error;
 char *cli_program(const char *name);
 /* Who is at a rejuvenation of that hypervisor holds it, and so does who does a step for him: a descriptor, or -1 with *e set. */
 int rejuvenation_lock(const char *hypervisor, struct error *e);
+/* The note of a rejuvenation in place that is under way (warm.c); the caller's to free. */
+char *replacing_path(const char *hypervisor);
+/* What others have said, made fit for a line, JSON and a terminal: all but printable ASCII becomes '?'. */
+void cli_printable(char *text);
 /* What is kept over a reboot: $VMBEAM_STATE_DIR or /var/lib/vmbeam. */
 const char *state_dir(void);
 

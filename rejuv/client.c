@@ -225,7 +225,7 @@ int daemon_rejuvenate(const char *name, bool json)
 {
 	char path[128], state[32], error[300];
 	json_t *status = NULL, *h, *run;
-	int64_t last;
+	int64_t last, before;
 	struct error e;
 	bool well;
 
@@ -233,6 +233,9 @@ int daemon_rejuvenate(const char *name, bool json)
 		return cli_fail("%s: %s", name, e.text);
 	last = json_integer_value(json_object_get(status, "last_event"));
 	json_decref(status);
+	run = newest_run(name);
+	before = json_integer_value(json_object_get(run, "id"));
+	json_decref(run);
 	snprintf(path, sizeof(path), "/v1/hypervisors/%.80s/rejuvenate", name);
 	if (daemon_ask("POST", path, NULL, NULL, &e))
 		return cli_fail("%s", e.text);
@@ -244,8 +247,8 @@ int daemon_rejuvenate(const char *name, bool json)
 		json_decref(h);
 	} while (strcmp(state, "idle") && strcmp(state, "blocked") && strcmp(state, "gone"));
 	run = newest_run(name);
-	well = !strcmp(text_of(run, "outcome"), "completed");
-	snprintf(error, sizeof(error), "%s", text_of(run, "error"));
+	well = !strcmp(text_of(run, "outcome"), "completed") && json_integer_value(json_object_get(run, "id")) > before;
+	snprintf(error, sizeof(error), "%s", well || json_integer_value(json_object_get(run, "id")) > before ? text_of(run, "error") : "");
 	if (json && run)
 		cli_print_json(json_incref(run));
 	json_decref(run);

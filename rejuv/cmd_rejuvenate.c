@@ -290,6 +290,7 @@ int rejuvenate_main(int argc, char **argv)
 	}
 	/* (Who has a step done holds the lock.) */
 	result = c.step ? run_step(&c, &e) : run_alone(&c, &e);
+	cli_printable(e.text);
 	ns = clock_ns() - begin;
 	if (c.json)
 		j = report(&c, result, ns, &e);

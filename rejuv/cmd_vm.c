@@ -214,6 +214,8 @@ int list_main(int argc, char **argv)
 	if (r)
 		return r;
 	n = scandir(runtime_dir(), &names, NULL, alphasort);
+	if (n < 0 && errno != ENOENT)
+		return cli_fail("%s: %s", runtime_dir(), strerror(errno));
 	if (a.json)
 		array = json_array();
 	else

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,20 +83,46 @@ static int rename_request(const char *vm, const char *name, const char *placemen
 	return vm_ask(vm, &req, NULL, e);
 }
 
+/* Does that guest itself say that it is in it?  What a hypervisor's process says of guests is that process's word. */
+static bool is_in(const char *guest, const struct rejuvenation *r)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	bool is;
+
+	if (vm_info(guest, &reply, &e))
+		return true; /* (whatever is asked of it next fails) */
+	is = !strcmp(reply->info->config->placement, r->name) || !strcmp(reply->info->config->placement, r->fresh);
+	vmb__reply__free_unpacked(reply, NULL);
+	return is;
+}
+
 /* Its guests know it by this name from now on. */
-static int name_guests(const Vmb__InfoReply *i, const char *name, struct error *e)
+static int name_guests(const struct rejuvenation *r, const Vmb__InfoReply *i, const char *name, struct error *e)
 {
 	for (size_t k = 0; k < i->n_guests; k++)
-		if (rename_request(i->guests[k], "", name, e))
+		if (is_in(i->guests[k], r) && rename_request(i->guests[k], "", name, e))
 			return -1;
 	return 0;
+}
+
+/* The guests of NAME know that it is called so. */
+static int tell_guests(struct rejuvenation *r, struct error *e)
+{
+	Vmb__Reply *reply;
+	int result;
+
+	if (vm_info(r->name, &reply, e))
+		return -1;
+	result = name_guests(r, reply->info, r->name, e);
+	vmb__reply__free_unpacked(reply, NULL);
+	return result;
 }
 
 /* The fresh one takes the old one's name: its folder moves with all that is in it. */
 static int take_name(struct rejuvenation *r, struct error *e)
 {
 	char *from = runtime_path(r->fresh, NULL), *to = runtime_path(r->name, NULL);
-	Vmb__Reply *reply = NULL;
 	int result;
 
 	result = rename_request(r->fresh, r->name, "", e);
@@ -103,11 +130,7 @@ static int take_name(struct rejuvenation *r, struct error *e)
 		result = error_set_errno(e, "%s", to);
 	free(from);
 	free(to);
-	if (result || vm_info(r->name, &reply, e))
-		return -1;
-	result = name_guests(reply->info, r->name, e);
-	vmb__reply__free_unpacked(reply, NULL);
-	return result;
+	return result ? -1 : tell_guests(r, e);
 }
 
 /* ---- looking */
@@ -133,14 +156,15 @@ int rejuvenation_look(struct rejuvenation *r, struct error *e)
 	if (r->old->info->n_guests > VM_HOST_PORTS)
 		return error_set(e, "its process made no sense");
 	for (size_t i = 0; i < r->old->info->n_guests; i++)
-		r->guests[r->nguests++] = r->old->info->guests[i];
+		if (is_in(r->old->info->guests[i], r))
+			r->guests[r->nguests++] = r->old->info->guests[i];
 	/* An old one may be past answering; its guests are moved without its agent. */
 	m = hypervisor_health(r->name, &silent);
 	if (m) {
 		r->available[0] = m->health->available;
 		vmb__agent_message__free_unpacked(m, NULL);
 	}
-	return name_guests(r->old->info, r->name, e);
+	return name_guests(r, r->old->info, r->name, e);
 }
 
 int rejuvenation_admit(struct rejuvenation *r, struct error *e)
@@ -183,7 +207,7 @@ static int guests_of(const char *name)
 	return n;
 }
 
-static int end(const char *name, struct error *e)
+int rejuvenation_end(const char *name, struct error *e)
 {
 	vm_stop_now(name);
 	return runtime_clear(name, CLEAR_MS) ? 0 : error_set(e, "the process of %s does not end", name);
@@ -197,7 +221,7 @@ int rejuvenation_prepare(struct rejuvenation *r, struct error *e)
 		rejuvenation_say(r, "%s is there already", r->fresh);
 		if (!rejuvenation_look_at_fresh(r, r->fresh, e) || guests_of(r->fresh) > 0)
 			return r->available[1] ? 0 : -1;
-		if (end(r->fresh, e)) /* it was cut off while it came up: another one */
+		if (rejuvenation_end(r->fresh, e)) /* it was cut off while it came up: another one */
 			return -1;
 	}
 	if (r->old->info->config->n_nets)
@@ -244,6 +268,8 @@ static bool probe_succeeds(const char *command, uint64_t deadline)
 	pid = fork();
 	if (!pid) {
 		setpgid(0, 0);
+		prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with the step, and does not hold its lock */
+		close_range(STDERR_FILENO + 1, ~0u, 0);
 		dup2(STDERR_FILENO, STDOUT_FILENO);
 		execl("/bin/sh", "sh", "-c", command, NULL);
 		_exit(127);
@@ -266,6 +292,7 @@ int rejuvenation_verify(const struct rejuvenation *r, const char *guest, const c
 	bool seen = false;
 	struct sight s;
 
+	error_set(e, "it has not answered in time");
 	do {
 		if (look_at_guest(guest, place, &s, e))
 			return -1;
@@ -411,7 +438,7 @@ int rejuvenation_retire_old(struct rejuvenation *r, struct error *e)
 		return left < 0 ? error_set(e, "its process does not say what is still in it")
 				: error_set(e, "%d guest VMs are still in it", left);
 	remains_keep(r->name);
-	return end(r->name, e);
+	return rejuvenation_end(r->name, e);
 }
 
 int rejuvenation_retire(struct rejuvenation *r, const char *identity, struct error *e)
@@ -422,7 +449,7 @@ int rejuvenation_retire(struct rejuvenation *r, const char *identity, struct err
 	if (!runtime_is_held(r->fresh)) {
 		/* Done, unless the old one still bears the name. */
 		if (identity && runtime_is_held(r->name) && strcmp(identity, now))
-			return 0;
+			return tell_guests(r, e);
 		return error_set(e, "%s has gone", r->fresh);
 	}
 	if (runtime_is_held(r->name) && rejuvenation_retire_old(r, e))
@@ -443,12 +470,12 @@ int rejuvenation_back(struct rejuvenation *r, struct error *e)
 	}
 	if (vm_info(r->fresh, &reply, e))
 		return -1;
-	result = name_guests(reply->info, r->fresh, e);
+	result = name_guests(r, reply->info, r->fresh, e);
 	if (!result)
 		result = move_all(r, reply->info->guests, MIN(reply->info->n_guests, (size_t)VM_HOST_PORTS), place, e);
 	vmb__reply__free_unpacked(reply, NULL);
 	if (result)
 		return -1;
 	remains_keep(r->fresh);
-	return end(r->fresh, e);
+	return rejuvenation_end(r->fresh, e);
 }

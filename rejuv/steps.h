@@ -71,6 +71,8 @@ int rejuvenation_launch(struct rejuvenation *r, const char *name, struct error *
 int rejuvenation_look_at_fresh(struct rejuvenation *r, const char *name, struct error *e);
 /* Ends the old one, if it is empty. */
 int rejuvenation_retire_old(struct rejuvenation *r, struct error *e);
+/* Ends that hypervisor, whatever is in it. */
+int rejuvenation_end(const char *name, struct error *e);
 void rejuvenation_clear_old(struct rejuvenation *r);
 
 #endif

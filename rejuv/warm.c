@@ -53,6 +53,12 @@ static int let_go(struct rejuvenation *r, const char *guest, struct held *h, str
 	bool there = !reattach(guest, r->name, &why);
 	uint64_t now;
 
+	/* It has not been held, or has ended; it is asked, since who asked it to be held may not have heard its answer. */
+	if (!there && (strstr(why.text, "not suspended") || strstr(why.text, "no such VM"))) {
+		h->is_held = false;
+		return 0;
+	}
+	h->is_held = true;
 	if (!there) {
 		rejuvenation_say(r, "%s: %s; it goes on on the host", guest, why.text);
 		r->o.placement = "";
@@ -71,14 +77,9 @@ static int let_go(struct rejuvenation *r, const char *guest, struct held *h, str
 
 /* ---- what is under way, for who goes on with it: the old one's info, its identity in `detail` */
 
-static char *note_path(const struct rejuvenation *r)
-{
-	return xasprintf("%s/.replacing-%s", runtime_dir(), r->name);
-}
-
 static int write_note(struct rejuvenation *r, struct error *e)
 {
-	char *path = note_path(r), *new = xasprintf("%s.new", path), identity[VM_IDENTITY];
+	char *path = replacing_path(r->name), *new = xasprintf("%s.new", path), identity[VM_IDENTITY];
 	Vmb__InfoReply *info = r->old->info;
 	size_t size;
 	uint8_t *packed;
@@ -105,7 +106,7 @@ static int write_note(struct rejuvenation *r, struct error *e)
 /* 1: *info is what is under way, 0: nothing is. */
 static Vmb__InfoReply *read_note(const struct rejuvenation *r)
 {
-	char *path = note_path(r), *buf = xcalloc(1, NOTE_MOST);
+	char *path = replacing_path(r->name), *buf = xcalloc(1, NOTE_MOST);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : pread_all(fd, buf, NOTE_MOST, 0);
 	Vmb__InfoReply *info = n > 0 ? vmb__info_reply__unpack(NULL, (size_t)n, (uint8_t *)buf) : NULL;
@@ -122,7 +123,7 @@ static Vmb__InfoReply *read_note(const struct rejuvenation *r)
 
 bool rejuvenation_is_replacing(const struct rejuvenation *r)
 {
-	char *path = note_path(r);
+	char *path = replacing_path(r->name);
 	bool is = !access(path, F_OK);
 
 	free(path);
@@ -149,7 +150,8 @@ static int start_again(struct rejuvenation *r, struct error *e)
 	if (runtime_is_held(r->name) && strcmp(identity, r->old->info->detail)) {
 		if (!rejuvenation_look_at_fresh(r, r->name, e))
 			return 0;
-		vm_stop_now(r->name); /* it was cut off while it came up */
+		if (rejuvenation_end(r->name, e)) /* it was cut off while it came up */
+			return -1;
 	} else if (runtime_is_held(r->name) && rejuvenation_retire_old(r, e)) {
 		return -1;
 	}
@@ -170,7 +172,6 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 	for (size_t i = 0; i < r->nguests && !result; i++) {
 		held[i].since = clock_ns();
 		result = suspend(r->guests[i], e);
-		held[i].is_held = !result;
 		if (before) /* it may be on the host by now, or have ended */
 			result = 0;
 	}
@@ -181,13 +182,16 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 	for (size_t i = 0; i < r->nguests; i++) {
 		struct error why;
 
-		if (!held[i].is_held || !let_go(r, r->guests[i], &held[i], &why))
+		if (!let_go(r, r->guests[i], &held[i], &why))
 			continue;
 		if (!result)
 			*e = why;
 		result = -1;
 	}
-	path = note_path(r);
+	for (size_t i = 0; i < r->nguests; i++)
+		if (held[i].is_held)
+			return -1; /* the note stays: somebody has to come again */
+	path = replacing_path(r->name);
 	unlink(path);
 	free(path);
 	return result;

@@ -535,6 +535,7 @@ static int listen_at(struct api *a, struct error *e)
 	const char *path = a->d->config->socket;
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	const struct group *g = getgrnam(a->d->config->group);
+	struct stat st;
 	mode_t mask;
 	int r;
 
@@ -544,7 +545,8 @@ static int listen_at(struct api *a, struct error *e)
 	a->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (a->listener < 0)
 		return error_set_errno(e, "socket");
-	unlink(path); /* (the journal's lock says that there is no other daemon) */
+	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
+		unlink(path); /* (the journal's lock says that there is no other daemon) */
 	mask = umask(0777);
 	r = bind(a->listener, (struct sockaddr *)&address, sizeof(address));
 	umask(mask);

@@ -1,6 +1,8 @@
 /* config.c: reads vmbeamd's configuration: config.h.  The keys are in three tables. */
 #include "rejuv/daemon/config.h"
 
+#include "vmm/client.h"
+
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -417,7 +419,7 @@ struct config *config_parse(const char *text, const char *name, struct error *e)
 	char *copy = xstrdup(text), *at = copy;
 	int r = 0;
 
-	c->socket = xasprintf("%s", "/run/vmbeam/vmbeamd.sock");
+	c->socket = xasprintf("%s/vmbeamd.sock", runtime_dir());
 	c->group = xstrdup("vmbeam");
 	c->monitor = true;
 	c->max_concurrent = 1;

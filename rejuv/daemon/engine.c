@@ -17,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WRITE_AGAIN_S = 5, GUESTS_MOST = VM_HOST_PORTS };
+enum { WRITE_AGAIN_S = 5, HELD_RETRY_S = 5, GUESTS_MOST = VM_HOST_PORTS };
 
 static void take(struct subject *s, enum rejuv_event e);
 
@@ -118,7 +118,8 @@ static void enter(struct subject *s, enum rejuv_state to, const char *text)
 	fault(s, "");
 	if (s->written && rejuv_is_working(s->state))
 		step_begin(s);
-	step_remove_output(s, s->step - 1);
+	if (s->written) /* else the journal still says that it is wanted */
+		step_remove_output(s, s->step - 1);
 }
 
 static json_t *new_guest(const char *name)
@@ -203,7 +204,7 @@ void step_over(struct subject *s, const json_t *result, const char *error)
 	}
 	if (s->state == REJUV_MOVING && current_guest(s))
 		note_move(s, result, ok);
-	if (s->state == REJUV_REPLACING && json_is_array(guests) && json_array_size(guests))
+	if (s->state == REJUV_REPLACING && ok && json_is_array(guests) && json_array_size(guests) <= GUESTS_MOST)
 		json_array_extend(s->guests, guests);
 	if (!ok)
 		event(s->g->d, s->name, "failed", "%s: %s", rejuv_step(s->state), s->reason);
@@ -215,7 +216,16 @@ void step_over(struct subject *s, const json_t *result, const char *error)
 
 void step_cut_off(struct subject *s)
 {
-	take(s, REJUV_RESTARTED);
+	take(s, s->cancelled && rejuv_action(s->state, REJUV_CANCELLED) != REJUV_IGNORE ? REJUV_CANCELLED : REJUV_RESTARTED);
+}
+
+bool is_replacing(const struct subject *s)
+{
+	char *path = replacing_path(s->name);
+	bool is = !access(path, F_OK);
+
+	free(path);
+	return is;
 }
 
 /* ---- actions */
@@ -236,6 +246,8 @@ static void block(struct subject *s)
 
 	report(s, "blocked");
 	s->retry_wait = s->retry_wait > 0 ? fmin(s->retry_wait * 2, fmax(most, first)) : first;
+	if (is_replacing(s)) /* nobody else lets its guests go */
+		s->retry_wait = HELD_RETRY_S;
 	s->retry_at = boot_s() + s->retry_wait;
 	s->by_user = false;
 	snprintf(text, sizeof(text), "%s; tried again in %.0f s", s->reason ? s->reason : "", s->retry_wait);
@@ -262,6 +274,11 @@ static void begin_method(struct subject *s)
 	const char *never = never_moved(s);
 	char text[200];
 
+	if (is_replacing(s)) {
+		enter(s, REJUV_REPLACING, "it was cut off, and is gone on with");
+		return;
+	}
+
 	while (p && never && s->method < p->nmethods && p->methods[s->method] != METHOD_WARM)
 		s->method++;
 	if (!p || s->method >= p->nmethods) {
@@ -277,7 +294,13 @@ static void begin_method(struct subject *s)
 static void prepare(struct subject *s)
 {
 	struct error e;
-	int64_t run = journal_begin(s->g->d->journal, s->name, s->why ? s->why : "", &e);
+	int64_t run;
+
+	if (s->cancelled && !is_replacing(s)) { /* and could not go back then */
+		enter(s, REJUV_ROLLING_BACK, "cancelled");
+		return;
+	}
+	run = journal_begin(s->g->d->journal, s->name, s->why ? s->why : "", &e);
 
 	if (run < 0) { /* nothing is begun that could not be gone on with */
 		set_text(&s->reason, e.text);
@@ -394,6 +417,7 @@ static void destroy(struct subject *s)
 	free(s->name);
 	free(s->why);
 	free(s->reason);
+	free(s->cannot);
 	free(s->due.text);
 	free(s);
 }
@@ -469,11 +493,13 @@ void want(struct subject *s, const char *why, bool by_user)
 
 	if (p && p->dry_run && !by_user) {
 		event(s->g->d, s->name, "dry-run", "it would be rejuvenated: %s", why);
-		s->ended = boot_s();
+		s->dry_run = boot_s();
+		write_down(s); /* (a time of its schedule has been seen to) */
 		return;
 	}
 	set_text(&s->why, why);
 	s->by_user = by_user;
+	s->cancelled = false;
 	s->retry_wait = 0;
 	take(s, REJUV_WANTED);
 }
@@ -491,11 +517,19 @@ static void tick(struct subject *s)
 {
 	if (!s->written && boot_s() >= s->write_again) {
 		write_down(s);
-		if (s->written && rejuv_is_working(s->state) && !s->child && !s->others)
+		if (s->written && rejuv_is_working(s->state) && !s->child && !s->others && !s->cannot)
 			step_begin(s);
 	}
 	if (!s->written)
 		return;
+	if (s->cannot) {
+		char *why = s->cannot;
+
+		s->cannot = NULL;
+		step_over(s, NULL, why);
+		free(why);
+		return;
+	}
 	if (s->others) {
 		step_look_after_others(s);
 		return;
@@ -577,7 +611,7 @@ void engine_inventory(struct engine *g)
 
 		next = s->next;
 		snprintf(fresh, sizeof(fresh), "%s.new", s->name);
-		if (!s->present && !inventory_vm(g->d->inventory, fresh))
+		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s))
 			take(s, REJUV_GONE);
 	}
 }
@@ -653,6 +687,8 @@ int engine_cancel(struct engine *g, const char *name, struct error *e)
 
 	if (!s)
 		return error_set(e, "no such hypervisor");
+	if (is_replacing(s))
+		return error_set(e, "it is too late for that: its guests are held");
 	if (rejuv_action(s->state, REJUV_CANCELLED) == REJUV_IGNORE)
 		return error_set(e, s->state == REJUV_IDLE ? "nothing is wanted of it" : "it is too late for that: it is %s",
 				 rejuv_state_name(s->state));

@@ -1,6 +1,8 @@
 /* events.c: what has happened: daemon.h. */
 #include "rejuv/daemon/daemon.h"
 
+#include "rejuv/cli.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,9 +53,7 @@ void event(struct daemon *d, const char *name, const char *kind, const char *fmt
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	for (char *p = text; *p; p++) /* some of it is what others have said */
-		if ((unsigned char)*p < ' ' || *p == 0x7f)
-			*p = ' ';
+	cli_printable(text); /* some of it is what others have said */
 	o = &e->kept[++e->last % KEPT];
 	clear(o);
 	o->id = e->last;

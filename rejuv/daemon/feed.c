@@ -146,12 +146,13 @@ static void remember(struct feed *f, const char *name, json_t *verdict)
 	json_object_set_new(verdict, "history", history);
 }
 
-static void take_line(struct feed *f, size_t len)
+static void take_line(struct feed *f, const char *line, size_t len)
 {
-	json_t *j = json_loadb(f->line, len, 0, NULL);
+	json_t *j = json_loadb(line, len, 0, NULL);
 	const char *name = text_of(j, "name");
 
-	if (name[0]) {
+	/* (Of others there may be any number.) */
+	if (!strcmp(name, "host") || inventory_vm(f->d->inventory, name)) {
 		remember(f, name, j);
 		json_object_set_new(j, "boot_s", json_real(boot_s()));
 		json_object_set(f->verdicts, name, j);
@@ -162,7 +163,7 @@ static void take_line(struct feed *f, size_t len)
 void feed_read(struct feed *f)
 {
 	ssize_t n = read(f->from.fd, f->line + f->len, LINE_MOST - f->len);
-	char *end;
+	char *line = f->line, *end;
 
 	if (n <= 0) {
 		if (!n || (errno != EAGAIN && errno != EINTR)) { /* it has closed it: its end follows */
@@ -172,15 +173,16 @@ void feed_read(struct feed *f)
 		return;
 	}
 	f->len += (size_t)n;
-	while ((end = memchr(f->line, '\n', f->len))) {
-		size_t len = (size_t)(end - f->line) + 1;
+	while ((end = memchr(line, '\n', f->len))) {
+		size_t len = (size_t)(end - line) + 1;
 
 		if (!f->skips)
-			take_line(f, len);
+			take_line(f, line, len);
 		f->skips = false;
 		f->len -= len;
-		memmove(f->line, f->line + len, f->len);
+		line += len;
 	}
+	memmove(f->line, line, f->len);
 	if (f->len == LINE_MOST) {
 		f->skips = true;
 		f->len = 0;

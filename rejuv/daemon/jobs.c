@@ -149,7 +149,9 @@ static int check(const json_t *command, char **argv, struct error *e)
 			return error_set(e, "command: an array of 1 to %d strings is expected", ARGS_MOST);
 		argv[i + 1] = (char *)(uintptr_t)json_string_value(arg);
 		detached = detached || !strcmp(argv[i + 1], "--detach");
-		if (!strcmp(argv[i + 1], "--follow") || !strcmp(argv[i + 1], "--record"))
+		/* (Options may be cut short.) */
+		if (strlen(argv[i + 1]) > 2 && (!strncmp("--follow", argv[i + 1], strlen(argv[i + 1])) ||
+						!strncmp("--record", argv[i + 1], strlen(argv[i + 1]))))
 			return error_set(e, "%s would never end: see /v1/events", argv[i + 1]);
 	}
 	argv[0] = (char *)(uintptr_t) "vmbeam";

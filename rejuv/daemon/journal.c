@@ -120,7 +120,9 @@ static bool is_damaged(struct journal *j)
 {
 	int code = sqlite3_errcode(j->db);
 
-	return code == SQLITE_NOTADB || code == SQLITE_CORRUPT || number(j, "PRAGMA user_version") < 0;
+	if (code != SQLITE_NOTADB && code != SQLITE_CORRUPT && number(j, "SELECT count(*) FROM sqlite_schema") < 0)
+		code = sqlite3_errcode(j->db);
+	return code == SQLITE_NOTADB || code == SQLITE_CORRUPT;
 }
 
 struct journal *journal_open(const char *path, struct error *e)

@@ -3,8 +3,10 @@
 
 #include "vmm/client.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -107,8 +109,7 @@ void step_begin(struct subject *s)
 		fill_command(s, argv, text);
 		s->child = o.out < 0 || o.err < 0 ? NULL : child_start(s->g->d->children, &o, &e);
 		if (!s->child) {
-			s->others = true; /* and is tried again */
-			log_line("%s: step %s: %s", s->name, rejuv_step(s->state), o.out < 0 || o.err < 0 ? strerror(errno) : e.text);
+			set_text(&s->cannot, o.out < 0 || o.err < 0 ? strerror(errno) : e.text);
 		} else if (ftruncate(o.keep, 0) || dprintf(o.keep, "%d\n", (int)child_pid(s->child)) < 0) {
 			log_line("%s: %s", s->name, strerror(errno));
 		}
@@ -159,6 +160,31 @@ static void step_ended(void *ctx, int status, bool timed_out)
 	json_decref(result);
 }
 
+/* Has that process the file open?  What the lock says of who has it may be old. */
+static bool holds(int pid, const char *path)
+{
+	char *dir = xasprintf("/proc/%d/fd", pid);
+	bool found = false;
+	struct dirent **names;
+	int n = scandir(dir, &names, NULL, NULL);
+
+	for (int i = 0; i < n; i++) {
+		char *fd = xasprintf("%s/%s", dir, names[i]->d_name), target[PATH_MAX];
+		ssize_t len = readlink(fd, target, sizeof(target) - 1);
+
+		if (len > 0) {
+			target[len] = 0;
+			found = found || !strcmp(target, path);
+		}
+		free(fd);
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+	free(dir);
+	return found;
+}
+
 void step_look_after_others(struct subject *s)
 {
 	const struct hypervisor_policy *p = policy_of(s);
@@ -171,11 +197,11 @@ void step_look_after_others(struct subject *s)
 			return;
 		path = work_path(s, "lock");
 		read_text(path, text, sizeof(text));
-		free(path);
-		if (atoi(text) > 1) {
+		if (atoi(text) > 1 && holds(atoi(text), path)) {
 			event(s->g->d, s->name, "killed", "process %d was not over in time", atoi(text));
 			kill(-atoi(text), SIGKILL);
 		}
+		free(path);
 		s->step_begun = boot_s();
 		return;
 	}

@@ -25,7 +25,8 @@ struct subject {
 	struct due due;
 	int64_t ended_clock; /* the last one; 0: there was none */
 	/* Not: */
-	double ended, retry_at, write_again; /* boot_s() */
+	double ended, retry_at, write_again, dry_run; /* boot_s(); dry_run: when it would have been done last */
+	char *cannot; /* why the step that is under way could not be begun */
 	bool written, present;
 	struct child *child; /* at the step */
 	bool others;	     /* some process that is not our child may be at it */
@@ -40,6 +41,8 @@ struct engine {
 
 /* engine.c */
 
+/* Are its guests held, for it to be started anew?  Then that is gone on with, whatever else is wanted. */
+bool is_replacing(const struct subject *s);
 /* NULL: nothing is configured. */
 const struct hypervisor_policy *policy_of(const struct subject *s);
 void write_down(struct subject *s);

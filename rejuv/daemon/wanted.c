@@ -11,6 +11,8 @@ void set_text(char **text, const char *value)
 {
 	char *copy = value ? xstrdup(value) : NULL;
 
+	if (copy)
+		cli_printable(copy); /* it is journaled, as JSON */
 	free(*text);
 	*text = copy;
 }
@@ -95,7 +97,7 @@ void consider(struct subject *s)
 		return;
 	if (s->ended_clock && since < p->min_interval && !(young && s->bad < BAD_MOST))
 		return;
-	if (!is_old(s, p, v, why, sizeof(why)))
+	if (!is_old(s, p, v, why, sizeof(why)) || (p->dry_run && s->dry_run > 0 && boot_s() - s->dry_run < p->min_interval))
 		return;
 	s->bad = young ? s->bad + 1 : 0;
 	want(s, why, false);
