@@ -21,7 +21,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 reset() {
-	rm -rf hv vm state run steps slow-* fail-* hang-* vmbeamd.out
+	rm -rf hv vm state run steps slow-* fail-* hang-* odd-* vmbeamd.out
 	mkdir hv vm
 	: >steps
 	echo first >hv/hv
@@ -164,6 +164,38 @@ rm hang-verify
 start_daemon X=
 wait_for 30 done_is completed
 grep -q 'killed' vmbeamd.out || fail "$what: $(cat vmbeamd.out)"
+at hv
+end
+
+what="replaced, and cut off while its guests are held"
+reset "methods = warm
+	step-timeout = 2s"
+: >hang-replace
+begin X=
+check "$what" want
+wait_for 30 grep -q 'not over in time' vmbeamd.out
+! get /v1/hypervisors/hv/rejuvenate -X DELETE || fail "$what: it could be cancelled"
+sleep 6 # it is not there, and not forgotten
+[ "$(get /v1/hypervisors | grep -c '"hypervisor": "hv"')" = 1 ] || fail "$what: $(get /v1/hypervisors)"
+kill -9 $daemon
+wait $daemon 2>/dev/null || true
+rm hang-replace
+start_daemon X=
+wait_for 40 done_is completed
+at hv
+end
+
+what="what a step says is no text"
+reset
+sed 's/^\t\[ ! -e "fail-$step" \]/\t[ ! -e "odd-$step" ] || { printf "\\377\\n" >\&2; exit 1; }\n&/' "$TOP/tests/native/fake/vmbeam" >bin/vmbeam.new
+chmod +x bin/vmbeam.new && mv bin/vmbeam.new bin/vmbeam
+: >odd-move
+begin X=
+check "$what" want
+wait_for 20 daemon_says blocked
+rm odd-move
+check "$what" want
+wait_for 20 done_is completed
 at hv
 end
 
