@@ -174,7 +174,8 @@ static void run(struct loop *l)
 			notified = now;
 		}
 		took = clock_ns() - now;
-		took -= MIN(took, waited_ns() - waited);
+		waited = waited_ns() - waited;
+		took -= MIN(took, waited);
 		d->slowest_ns = MAX(d->slowest_ns, took);
 		if (took > SLOW_MS * 1000000ull)
 			log_line("a turn of the loop took %.0f ms", (double)took / 1e6);
