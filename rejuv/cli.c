@@ -65,9 +65,14 @@ char *cli_program(const char *name)
 	return slash ? xasprintf("%.*s/%s", (int)(slash - self), self, name) : xstrdup(name);
 }
 
+char *rejuvenation_lock_path(const char *hypervisor)
+{
+	return xasprintf("%s/.work-%s.lock", runtime_dir(), hypervisor);
+}
+
 int rejuvenation_lock(const char *hypervisor, struct error *e)
 {
-	char *path = xasprintf("%s/.work-%s.lock", runtime_dir(), hypervisor);
+	char *path = rejuvenation_lock_path(hypervisor);
 	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 
 	if (fd < 0) {
@@ -83,6 +88,22 @@ int rejuvenation_lock(const char *hypervisor, struct error *e)
 char *replacing_path(const char *hypervisor)
 {
 	return xasprintf("%s/.replacing-%s", runtime_dir(), hypervisor);
+}
+
+bool is_replacing(const char *hypervisor)
+{
+	char *path = replacing_path(hypervisor);
+	bool is = !access(path, F_OK);
+
+	free(path);
+	return is;
+}
+
+const char *text_of(const json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "";
 }
 
 void cli_printable(char *text)

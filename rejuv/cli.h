@@ -27,6 +27,10 @@ char *cli_program(const char *name);
 int rejuvenation_lock(const char *hypervisor, struct error *e);
 /* The note of a rejuvenation in place that is under way (warm.c); the caller's to free. */
 char *replacing_path(const char *hypervisor);
+/* Is there one, or has it been cut off?  Then its guests may be held, and that is gone on with before anything else. */
+bool is_replacing(const char *hypervisor);
+/* Of the lock below; the caller's to free. */
+char *rejuvenation_lock_path(const char *hypervisor);
 /* What others have said, made fit for a line, JSON and a terminal: all but printable ASCII becomes '?'. */
 void cli_printable(char *text);
 /* What is kept over a reboot: $VMBEAM_STATE_DIR or /var/lib/vmbeam. */
@@ -46,6 +50,8 @@ const char *cli_state_name(Vmb__RunState s);
  * by another.  "?" of one that is not there. */
 void vm_identity(const char *name, char *text, size_t size);
 enum { VM_IDENTITY = 64 };
+/* Text of an object; "" if there is none. */
+const char *text_of(const struct json_t *object, const char *key);
 /* A placement (VmConfig) as users know it. */
 const char *cli_placement(const char *placement);
 

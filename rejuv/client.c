@@ -108,13 +108,6 @@ int daemon_ask(const char *method, const char *path, const json_t *body, json_t 
 	return r;
 }
 
-static const char *text_of(const json_t *j, const char *key)
-{
-	const char *text = json_string_value(json_object_get(j, key));
-
-	return text ? text : "";
-}
-
 /* Its object among the hypervisors: a new reference, or NULL. */
 static json_t *find_hypervisor(const char *name)
 {

@@ -122,7 +122,7 @@ static int run(struct command *c, struct error *e)
 	struct rejuvenation *r = &c->r;
 
 	c->phase = "look";
-	if (rejuvenation_is_replacing(r) && !c->dry_run)
+	if (is_replacing(r->name) && !c->dry_run)
 		return replace(c, e);
 	if (rejuvenation_mend(r, e) || rejuvenation_look(r, e))
 		return -1;
@@ -195,7 +195,7 @@ static int step_retire(struct command *c, struct error *e)
 static int step_replace(struct command *c, struct error *e)
 {
 	/* What an attempt by another method has left comes back first. */
-	if (!rejuvenation_is_replacing(&c->r) && (rejuvenation_back(&c->r, e) || rejuvenation_look(&c->r, e)))
+	if (!is_replacing(c->r.name) && (rejuvenation_back(&c->r, e) || rejuvenation_look(&c->r, e)))
 		return -1;
 	return rejuvenation_replace(&c->r, e);
 }

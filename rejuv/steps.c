@@ -97,11 +97,25 @@ static bool is_in(const char *guest, const struct rejuvenation *r)
 	return is;
 }
 
+/* Those of its guests that are; as many as a hypervisor can have. */
+static size_t list_guests(const struct rejuvenation *r, const Vmb__InfoReply *i, char *guests[VM_HOST_PORTS])
+{
+	size_t n = 0;
+
+	for (size_t k = 0; k < i->n_guests && n < VM_HOST_PORTS; k++)
+		if (is_in(i->guests[k], r))
+			guests[n++] = i->guests[k];
+	return n;
+}
+
 /* Its guests know it by this name from now on. */
 static int name_guests(const struct rejuvenation *r, const Vmb__InfoReply *i, const char *name, struct error *e)
 {
-	for (size_t k = 0; k < i->n_guests; k++)
-		if (is_in(i->guests[k], r) && rename_request(i->guests[k], "", name, e))
+	char *guests[VM_HOST_PORTS];
+	size_t n = list_guests(r, i, guests);
+
+	for (size_t k = 0; k < n; k++)
+		if (rename_request(guests[k], "", name, e))
 			return -1;
 	return 0;
 }
@@ -155,9 +169,7 @@ int rejuvenation_look(struct rejuvenation *r, struct error *e)
 		return error_set(e, "it is no guest hypervisor");
 	if (r->old->info->n_guests > VM_HOST_PORTS)
 		return error_set(e, "its process made no sense");
-	for (size_t i = 0; i < r->old->info->n_guests; i++)
-		if (is_in(r->old->info->guests[i], r))
-			r->guests[r->nguests++] = r->old->info->guests[i];
+	r->nguests = list_guests(r, r->old->info, r->guests);
 	/* An old one may be past answering; its guests are moved without its agent. */
 	m = hypervisor_health(r->name, &silent);
 	if (m) {
@@ -219,8 +231,10 @@ int rejuvenation_prepare(struct rejuvenation *r, struct error *e)
 
 	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
 		rejuvenation_say(r, "%s is there already", r->fresh);
-		if (!rejuvenation_look_at_fresh(r, r->fresh, e) || guests_of(r->fresh) > 0)
-			return r->available[1] ? 0 : -1;
+		if (!rejuvenation_look_at_fresh(r, r->fresh, e))
+			return 0;
+		if (guests_of(r->fresh) > 0)
+			return -1;
 		if (rejuvenation_end(r->fresh, e)) /* it was cut off while it came up: another one */
 			return -1;
 	}
@@ -461,6 +475,7 @@ int rejuvenation_retire(struct rejuvenation *r, const char *identity, struct err
 int rejuvenation_back(struct rejuvenation *r, struct error *e)
 {
 	const char *place = runtime_is_held(r->name) ? r->name : "";
+	char *guests[VM_HOST_PORTS];
 	Vmb__Reply *reply;
 	int result;
 
@@ -472,7 +487,7 @@ int rejuvenation_back(struct rejuvenation *r, struct error *e)
 		return -1;
 	result = name_guests(r, reply->info, r->fresh, e);
 	if (!result)
-		result = move_all(r, reply->info->guests, MIN(reply->info->n_guests, (size_t)VM_HOST_PORTS), place, e);
+		result = move_all(r, guests, list_guests(r, reply->info, guests), place, e);
 	vmb__reply__free_unpacked(reply, NULL);
 	if (result)
 		return -1;

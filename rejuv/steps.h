@@ -53,10 +53,9 @@ int rejuvenation_verify(const struct rejuvenation *r, const char *guest, const c
 int rejuvenation_retire(struct rejuvenation *r, const char *identity, struct error *e);
 /* The guests of NAME.new go back to NAME, or to the host if that is gone, and NAME.new ends. */
 int rejuvenation_back(struct rejuvenation *r, struct error *e);
-/* The guests are held, NAME ends and is started anew, and they go on in it, or on the host if it does not come up. */
+/* The guests are held, NAME ends and is started anew, and they go on in it, or on the host if it does not come up.  If one has been cut off
+ * (is_replacing()) it is to be done again first of all, without a look: NAME may be gone. */
 int rejuvenation_replace(struct rejuvenation *r, struct error *e);
-/* Has one been cut off?  It is to be done again first of all, without a look: NAME may be gone. */
-bool rejuvenation_is_replacing(const struct rejuvenation *r);
 
 /* Of NAME, into the folder retired/NAME@DATE of the state folder: log (what its process said), console (what its kernel said last),
  * info.json.  The last 20 are kept. */

@@ -14,11 +14,6 @@
 
 enum { NOTE_MOST = 64 * 1024 };
 
-struct held {
-	bool is_held;
-	uint64_t since;
-};
-
 static int suspend(const char *guest, struct error *e)
 {
 	Vmb__Request req = VMB__REQUEST__INIT;
@@ -45,20 +40,34 @@ static int reattach(const char *guest, const char *place, struct error *e)
 	return result;
 }
 
+struct hold {
+	uint64_t since;
+	bool told; /* that it is held */
+};
+
+/* It is asked: who asked it to be held may not have heard its answer.  One that does not answer may be; one of an older version does not
+ * say. */
+static bool is_held(const char *guest, const struct hold *h)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	bool held;
+
+	if (vm_info(guest, &reply, &e))
+		return runtime_is_held(guest);
+	held = reply->info->held || h->told;
+	vmb__reply__free_unpacked(reply, NULL);
+	return held;
+}
+
 /* In its hypervisor if that is there, on the host otherwise: somewhere. */
-static int let_go(struct rejuvenation *r, const char *guest, struct held *h, struct error *e)
+static int let_go(struct rejuvenation *r, const char *guest, struct hold *h, struct error *e)
 {
 	struct handover_report report;
 	struct error why;
 	bool there = !reattach(guest, r->name, &why);
 	uint64_t now;
 
-	/* It has not been held, or has ended; it is asked, since who asked it to be held may not have heard its answer. */
-	if (!there && (strstr(why.text, "not suspended") || strstr(why.text, "no such VM"))) {
-		h->is_held = false;
-		return 0;
-	}
-	h->is_held = true;
 	if (!there) {
 		rejuvenation_say(r, "%s: %s; it goes on on the host", guest, why.text);
 		r->o.placement = "";
@@ -66,7 +75,7 @@ static int let_go(struct rejuvenation *r, const char *guest, struct held *h, str
 			return error_set(e, "%s: it is held and does not run: %.300s", guest, report.error.text);
 	}
 	now = clock_ns();
-	h->is_held = false;
+	h->told = false;
 	json_array_append_new(r->moves, json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "vm", guest, "mode", "warm", "from", r->name, "to",
 						  there ? r->name : "host", "outcome", "completed", "downtime_ns",
 						  (json_int_t)(now - h->since)));
@@ -121,15 +130,6 @@ static Vmb__InfoReply *read_note(const struct rejuvenation *r)
 	return info;
 }
 
-bool rejuvenation_is_replacing(const struct rejuvenation *r)
-{
-	char *path = replacing_path(r->name);
-	bool is = !access(path, F_OK);
-
-	free(path);
-	return is;
-}
-
 static void take_up(struct rejuvenation *r, Vmb__InfoReply *info)
 {
 	rejuvenation_clear_old(r);
@@ -160,7 +160,7 @@ static int start_again(struct rejuvenation *r, struct error *e)
 
 int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 {
-	struct held held[VM_HOST_PORTS] = {{.is_held = false}};
+	struct hold hold[VM_HOST_PORTS] = {{.since = 0}};
 	Vmb__InfoReply *before = read_note(r);
 	int result = 0;
 	char *path;
@@ -169,9 +169,12 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 		take_up(r, before);
 	else if (write_note(r, e))
 		return -1;
+	for (size_t i = 0; i < r->nguests; i++)
+		hold[i] = (struct hold){.since = clock_ns()}; /* (of one that was held before nobody knows since when) */
 	for (size_t i = 0; i < r->nguests && !result; i++) {
-		held[i].since = clock_ns();
+		hold[i].since = clock_ns();
 		result = suspend(r->guests[i], e);
+		hold[i].told = !result;
 		if (before) /* it may be on the host by now, or have ended */
 			result = 0;
 	}
@@ -182,14 +185,14 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 	for (size_t i = 0; i < r->nguests; i++) {
 		struct error why;
 
-		if (!let_go(r, r->guests[i], &held[i], &why))
+		if (!is_held(r->guests[i], &hold[i]) || !let_go(r, r->guests[i], &hold[i], &why))
 			continue;
 		if (!result)
 			*e = why;
 		result = -1;
 	}
 	for (size_t i = 0; i < r->nguests; i++)
-		if (held[i].is_held)
+		if (is_held(r->guests[i], &hold[i]))
 			return -1; /* the note stays: somebody has to come again */
 	path = replacing_path(r->name);
 	unlink(path);

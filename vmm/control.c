@@ -124,6 +124,7 @@ static void reply_info(struct session *s)
 	info.guests = guests;
 	info.n_guests = vm_guests(vm, guests, HOST_PORTS);
 	info.arriving = vm_is_arriving(vm);
+	info.held = vm_is_held(vm);
 	info.window_faults = window_faults(vm);
 	info.window_frozen_ns = window_frozen_ns(vm);
 	if (!fstat(vm->memory.fd, &st))

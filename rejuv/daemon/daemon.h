@@ -58,8 +58,6 @@ const json_t *inventory_vms(const struct inventory *i);
 /* Of a VM: its object, or NULL. */
 const json_t *inventory_vm(const struct inventory *i, const char *name);
 bool is_hypervisor(const json_t *vm);
-/* Text of an object; "" if there is none. */
-const char *text_of(const json_t *object, const char *key);
 
 /* ---- feed.c */
 
@@ -127,6 +125,9 @@ bool backoff_is_over(const struct backoff *b);
 void backoff_begin(struct backoff *b);
 /* How long to wait now, s. */
 double backoff_ended(struct backoff *b);
+
+/* All of a file, of at most 16 MiB, as JSON; NULL: it is none, or fd is no file. */
+json_t *read_json(int fd);
 
 /* CLOCK_BOOTTIME in s: it goes on while the machine sleeps, and nobody sets it. */
 double boot_s(void);

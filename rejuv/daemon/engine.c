@@ -100,11 +100,10 @@ static void report(struct subject *s, const char *outcome)
 		return;
 	all = json_pack("{s:O, s:s}", "guests", s->guests, "method",
 			policy_of(s) && s->method < policy_of(s)->nmethods ? method_names[policy_of(s)->methods[s->method]] : "");
-	if (journal_report(s->g->d->journal, s->run, outcome, outcome && strcmp(outcome, "completed") ? s->reason : NULL, all, &e))
+	if (journal_report(s->g->d->journal, s->run, outcome, strcmp(outcome, "completed") ? s->reason : NULL, all, &e))
 		event(s->g->d, s->name, "unwritten", "%s", e.text);
 	json_decref(all);
-	if (outcome)
-		s->run = 0;
+	s->run = 0;
 }
 
 /* The only place where a state changes. */
@@ -219,15 +218,6 @@ void step_cut_off(struct subject *s)
 	take(s, s->cancelled && rejuv_action(s->state, REJUV_CANCELLED) != REJUV_IGNORE ? REJUV_CANCELLED : REJUV_RESTARTED);
 }
 
-bool is_replacing(const struct subject *s)
-{
-	char *path = replacing_path(s->name);
-	bool is = !access(path, F_OK);
-
-	free(path);
-	return is;
-}
-
 /* ---- actions */
 
 static bool has_method(const struct hypervisor_policy *p, enum method m)
@@ -246,7 +236,7 @@ static void block(struct subject *s)
 
 	report(s, "blocked");
 	s->retry_wait = s->retry_wait > 0 ? fmin(s->retry_wait * 2, fmax(most, first)) : first;
-	if (is_replacing(s)) /* nobody else lets its guests go */
+	if (is_replacing(s->name)) /* nobody else lets its guests go */
 		s->retry_wait = HELD_RETRY_S;
 	s->retry_at = boot_s() + s->retry_wait;
 	s->by_user = false;
@@ -274,11 +264,10 @@ static void begin_method(struct subject *s)
 	const char *never = never_moved(s);
 	char text[200];
 
-	if (is_replacing(s)) {
+	if (is_replacing(s->name)) {
 		enter(s, REJUV_REPLACING, "it was cut off, and is gone on with");
 		return;
 	}
-
 	while (p && never && s->method < p->nmethods && p->methods[s->method] != METHOD_WARM)
 		s->method++;
 	if (!p || s->method >= p->nmethods) {
@@ -296,12 +285,11 @@ static void prepare(struct subject *s)
 	struct error e;
 	int64_t run;
 
-	if (s->cancelled && !is_replacing(s)) { /* and could not go back then */
+	if (s->cancelled && !is_replacing(s->name)) { /* and could not go back then */
 		enter(s, REJUV_ROLLING_BACK, "cancelled");
 		return;
 	}
 	run = journal_begin(s->g->d->journal, s->name, s->why ? s->why : "", &e);
-
 	if (run < 0) { /* nothing is begun that could not be gone on with */
 		set_text(&s->reason, e.text);
 		block(s);
@@ -569,6 +557,7 @@ static struct subject *new_subject(struct engine *g, const char *name)
 	s->g = g;
 	s->name = xstrdup(name);
 	s->guests = json_array();
+	s->seed = seed(name);
 	s->written = true;
 	s->next = g->first;
 	g->first = s;
@@ -611,7 +600,7 @@ void engine_inventory(struct engine *g)
 
 		next = s->next;
 		snprintf(fresh, sizeof(fresh), "%s.new", s->name);
-		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s))
+		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s->name))
 			take(s, REJUV_GONE);
 	}
 }
@@ -687,7 +676,7 @@ int engine_cancel(struct engine *g, const char *name, struct error *e)
 
 	if (!s)
 		return error_set(e, "no such hypervisor");
-	if (is_replacing(s))
+	if (is_replacing(s->name))
 		return error_set(e, "it is too late for that: its guests are held");
 	if (rejuv_action(s->state, REJUV_CANCELLED) == REJUV_IGNORE)
 		return error_set(e, s->state == REJUV_IDLE ? "nothing is wanted of it" : "it is too late for that: it is %s",
@@ -709,8 +698,9 @@ json_t *engine_json(const struct engine *g)
 	for (const struct subject *s = g->first; s; s = s->next) {
 		const struct hypervisor_policy *p = policy_of(s);
 		json_t *one = json_pack("{s:s, s:s, s:s?, s:s?, s:O, s:b, s:b}", "hypervisor", s->name, "state", rejuv_state_name(s->state),
-					"why", s->state == REJUV_IDLE ? NULL : s->why, "reason", s->written ? s->reason : "the journal cannot be written: nothing is begun", "guests", s->guests, "managed",
-					p != NULL, "journaled", s->written);
+					"why", s->state == REJUV_IDLE ? NULL : s->why, "reason",
+					s->written ? s->reason : "the journal cannot be written: nothing is begun", "guests", s->guests,
+					"managed", p != NULL, "journaled", s->written);
 
 		json_object_set_new(one, "next_schedule_s", s->due.next > 0 ? json_integer(s->due.next) : json_null());
 		json_object_set_new(one, "last_completed_s", s->ended_clock ? json_integer(s->ended_clock) : json_null());

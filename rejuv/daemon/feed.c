@@ -2,6 +2,8 @@
  * a line of JSON, and is told what happens here, for its history.  daemon.h. */
 #include "rejuv/daemon/daemon.h"
 
+#include "rejuv/cli.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>

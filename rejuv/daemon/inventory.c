@@ -1,13 +1,14 @@
 /* inventory.c: what hypervisors and VMs there are, by asking each: a process does, since one of them may hang.  daemon.h. */
 #include "rejuv/daemon/daemon.h"
 
+#include "rejuv/cli.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-enum { EVERY_S = 5, MOST_BYTES = 16 << 20 };
+enum { EVERY_S = 5 };
 #define TIMEOUT_S 120.0
 
 struct inventory {
@@ -41,25 +42,10 @@ void inventory_destroy(struct inventory *i)
 	free(i);
 }
 
-static json_t *read_output(int fd)
-{
-	struct stat st;
-	json_t *j = NULL;
-	char *text;
-
-	if (fstat(fd, &st) || st.st_size <= 0 || st.st_size > MOST_BYTES)
-		return NULL;
-	text = xcalloc(1, (size_t)st.st_size);
-	if (pread_all(fd, text, (size_t)st.st_size, 0) == st.st_size)
-		j = json_loadb(text, (size_t)st.st_size, 0, NULL);
-	free(text);
-	return j;
-}
-
 static void ended(void *ctx, int status, bool timed_out)
 {
 	struct inventory *i = ctx;
-	json_t *j = status || timed_out ? NULL : read_output(i->out);
+	json_t *j = status || timed_out ? NULL : read_json(i->out);
 
 	i->child = NULL;
 	close_fd(&i->out);
@@ -116,11 +102,4 @@ const json_t *inventory_vm(const struct inventory *i, const char *name)
 bool is_hypervisor(const json_t *vm)
 {
 	return json_integer_value(json_object_get(vm, "window_bytes")) > 0;
-}
-
-const char *text_of(const json_t *object, const char *key)
-{
-	const char *text = json_string_value(json_object_get(object, key));
-
-	return text ? text : "";
 }

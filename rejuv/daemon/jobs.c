@@ -21,6 +21,7 @@ struct job {
 	struct job *next;
 	struct jobs *jobs;
 	int64_t id;
+	char name[32]; /* in events */
 	json_t *command;
 	struct child *child; /* NULL: it has not begun, or has ended */
 	bool waits;
@@ -79,7 +80,7 @@ void jobs_destroy(struct jobs *j)
 static void on_progress(void *ctx)
 {
 	struct job *j = ctx;
-	char buf[4096], name[32];
+	char buf[4096];
 	ssize_t n = read(j->progress.fd, buf, sizeof(buf));
 	struct stat st;
 
@@ -91,12 +92,11 @@ static void on_progress(void *ctx)
 	}
 	if (!fstat(j->err, &st) && st.st_size < OUTPUT_MOST && write_all(j->err, buf, (size_t)n) < 0)
 		log_line("job: %s", strerror(errno));
-	snprintf(name, sizeof(name), "job-%lld", (long long)j->id);
 	for (ssize_t i = 0; i < n; i++)
 		if (buf[i] == '\n' || buf[i] == '\r' || j->len == sizeof(j->line) - 1) {
 			j->line[j->len] = 0;
 			if (j->len)
-				event(j->jobs->d, name, "progress", "%s", j->line);
+				event(j->jobs->d, j->name, "progress", "%s", j->line);
 			j->len = 0;
 		} else {
 			j->line[j->len++] = buf[i];
@@ -106,7 +106,6 @@ static void on_progress(void *ctx)
 static void ended(void *ctx, int status, bool timed_out)
 {
 	struct job *j = ctx;
-	char name[32];
 
 	(void)timed_out;
 	j->child = NULL;
@@ -122,8 +121,7 @@ static void ended(void *ctx, int status, bool timed_out)
 	hang_up(j);
 	j->ended = time(NULL);
 	j->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-	snprintf(name, sizeof(name), "job-%lld", (long long)j->id);
-	event(j->jobs->d, name, "ended", "status %d", j->status);
+	event(j->jobs->d, j->name, "ended", "status %d", j->status);
 	inventory_soon(j->jobs->d->inventory);
 }
 
@@ -183,14 +181,13 @@ static void drop_oldest(struct jobs *jobs)
 
 static void begin(struct job *j)
 {
-	char *argv[ARGS_MOST + 2] = {NULL}, name[32];
+	char *argv[ARGS_MOST + 2] = {NULL};
 	struct child_options o = {.argv = argv, .in = -1, .out = j->out, .keep = -1, .ended = ended, .ctx = j};
 	struct daemon *d = j->jobs->d;
 	struct error e = {"pipe"};
 	int pipes[2];
 
 	j->waits = false;
-	snprintf(name, sizeof(name), "job-%lld", (long long)j->id);
 	if (!check(j->command, argv, &e) && !pipe2(pipes, O_CLOEXEC)) {
 		fcntl(pipes[0], F_SETFL, O_NONBLOCK);
 		j->progress.fd = pipes[0];
@@ -200,13 +197,13 @@ static void begin(struct job *j)
 		close(pipes[1]);
 	}
 	if (j->child) {
-		event(d, name, "started", "%s%s%s", argv[1], argv[2] ? " " : "", argv[2] ? argv[2] : "");
+		event(d, j->name, "started", "%s%s%s", argv[1], argv[2] ? " " : "", argv[2] ? argv[2] : "");
 		return;
 	}
 	hang_up(j);
 	j->ended = time(NULL);
 	j->status = 1;
-	event(d, name, "ended", "it could not be begun: %s", e.text);
+	event(d, j->name, "ended", "it could not be begun: %s", e.text);
 }
 
 static size_t count(const struct jobs *jobs, bool waiting)
@@ -239,6 +236,7 @@ int64_t jobs_start(struct jobs *jobs, json_t *command, struct error *e)
 		return -1;
 	}
 	j->id = ++jobs->last;
+	snprintf(j->name, sizeof(j->name), "job-%lld", (long long)j->id);
 	j->begun = time(NULL);
 	j->waits = true;
 	j->next = jobs->first;

@@ -218,7 +218,7 @@ int64_t journal_begin(struct journal *j, const char *hypervisor, const char *why
 int journal_report(struct journal *j, int64_t id, const char *outcome, const char *error, const json_t *report, struct error *e)
 {
 	char *text = json_dumps(report, JSON_COMPACT);
-	int r = run(j, e, "UPDATE run SET ended=iif(?1 IS NULL, NULL, ?2), outcome=?1, error=?3, report=?4 WHERE id=?5", "titti", outcome,
+	int r = run(j, e, "UPDATE run SET outcome=?1, ended=?2, error=?3, report=?4 WHERE id=?5", "titti", outcome,
 		    (int64_t)time(NULL), error, text, id);
 
 	free(text);

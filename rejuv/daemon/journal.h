@@ -25,7 +25,7 @@ int journal_each(struct journal *j, void (*each)(void *ctx, const char *hypervis
 
 /* A rejuvenation, begun now (wall clock): its number, or -1. */
 int64_t journal_begin(struct journal *j, const char *hypervisor, const char *why, struct error *e);
-/* How it is, or (outcome not NULL) has ended now; `report` is whatever is known of it. */
+/* It has ended now; error: NULL if there was none; `report` is whatever is known of it. */
 int journal_report(struct journal *j, int64_t run, const char *outcome, const char *error, const json_t *report, struct error *e);
 /* Those past and under way, newest first, at most `most`: a new array. */
 json_t *journal_runs(struct journal *j, const char *hypervisor, int64_t most, struct error *e);

@@ -1,8 +1,12 @@
 /* loop.c: what the parts of the loop share: daemon.h. */
 #include "rejuv/daemon/daemon.h"
 
+#include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/stat.h>
 #include <time.h>
+
+enum { MOST_BYTES = 16 << 20 };
 
 double boot_s(void)
 {
@@ -43,4 +47,19 @@ double backoff_ended(struct backoff *b)
 	b->wait = stable || b->wait <= 0 ? LEAST_WAIT_S : MIN(b->wait * 2, (double)MOST_WAIT_S);
 	b->next = boot_s() + b->wait;
 	return b->wait;
+}
+
+json_t *read_json(int fd)
+{
+	struct stat st;
+	json_t *j = NULL;
+	char *text;
+
+	if (fstat(fd, &st) || st.st_size <= 0 || st.st_size > MOST_BYTES)
+		return NULL;
+	text = xcalloc(1, (size_t)st.st_size);
+	if (pread_all(fd, text, (size_t)st.st_size, 0) == st.st_size)
+		j = json_loadb(text, (size_t)st.st_size, 0, NULL);
+	free(text);
+	return j;
 }

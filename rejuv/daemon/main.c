@@ -203,7 +203,7 @@ int main(int argc, char **argv)
 	struct loop l = {.signals.fd = -1, .d = {.config_path = CONFIG_PATH, .epoll = -1}};
 	bool only_check = false;
 	struct error e;
-	int opt, result;
+	int opt;
 
 	opterr = 0;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
@@ -232,7 +232,6 @@ int main(int argc, char **argv)
 	event(&l.d, NULL, "stopped", "%s; a turn of the loop took %.1f ms at most",
 	      engine_is_working(l.d.engine) ? "what is under way goes on, and is seen to by the next" : "nothing was under way",
 	      (double)l.d.slowest_ns / 1e6);
-	result = EXIT_OK;
 	stop(&l);
-	return result;
+	return EXIT_OK;
 }

@@ -14,11 +14,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { OUTPUT_MOST = 1 << 20 };
+enum { DEFAULT_TIMEOUT_S = 600 };
 
-static char *work_path(const struct subject *s, const char *end)
+/* s, after which a step is ended */
+static double timeout_of(const struct subject *s)
 {
-	return xasprintf("%s/.work-%s.%s", runtime_dir(), s->name, end);
+	const struct hypervisor_policy *p = policy_of(s);
+
+	return p ? p->step_timeout : DEFAULT_TIMEOUT_S;
 }
 
 static char *output_path(const struct subject *s, int64_t step, const char *end)
@@ -93,9 +96,8 @@ static void step_ended(void *ctx, int status, bool timed_out);
 
 void step_begin(struct subject *s)
 {
-	const struct hypervisor_policy *p = policy_of(s);
 	char *out = output_path(s, s->step, "out"), *err = output_path(s, s->step, "err"), *argv[24], text[32];
-	struct child_options o = {.argv = argv, .in = -1, .out = -1, .err = -1, .timeout = p ? p->step_timeout : 600, .ended = step_ended, .ctx = s};
+	struct child_options o = {.argv = argv, .in = -1, .out = -1, .err = -1, .timeout = timeout_of(s), .ended = step_ended, .ctx = s};
 	struct error e;
 
 	s->others = false;
@@ -122,15 +124,15 @@ void step_begin(struct subject *s)
 	fault(s, ".begun");
 }
 
-static json_t *read_json(const char *path)
+/* What the step has said; NULL: nothing of use. */
+static json_t *output_of(const struct subject *s)
 {
-	char *text = xcalloc(1, OUTPUT_MOST);
+	char *path = output_path(s, s->step, "out");
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : pread_all(fd, text, OUTPUT_MOST, 0);
-	json_t *j = n > 0 ? json_loadb(text, (size_t)n, 0, NULL) : NULL;
+	json_t *j = read_json(fd);
 
 	close_fd(&fd);
-	free(text);
+	free(path);
 	return j;
 }
 
@@ -144,8 +146,8 @@ static void first_line(const char *path, char *text, size_t size)
 static void step_ended(void *ctx, int status, bool timed_out)
 {
 	struct subject *s = ctx;
-	char *out = output_path(s, s->step, "out"), *err = output_path(s, s->step, "err"), error[400];
-	json_t *result = read_json(out);
+	char *err = output_path(s, s->step, "err"), error[400];
+	json_t *result = output_of(s);
 
 	first_line(err, error, sizeof(error));
 	if (timed_out)
@@ -154,7 +156,6 @@ static void step_ended(void *ctx, int status, bool timed_out)
 		snprintf(error, sizeof(error), "it was ended by signal %d", WTERMSIG(status));
 	else if (!error[0])
 		snprintf(error, sizeof(error), "it ended with status %d and said nothing", WEXITSTATUS(status));
-	free(out);
 	free(err);
 	step_over(s, timed_out ? NULL : result, error);
 	json_decref(result);
@@ -187,15 +188,14 @@ static bool holds(int pid, const char *path)
 
 void step_look_after_others(struct subject *s)
 {
-	const struct hypervisor_policy *p = policy_of(s);
 	int lock = rejuvenation_lock(s->name, NULL);
-	char *out, *path, text[32];
+	char *path, text[32];
 	json_t *result;
 
 	if (lock < 0) {
-		if (boot_s() - s->step_begun < (p ? p->step_timeout : 600))
+		if (boot_s() - s->step_begun < timeout_of(s))
 			return;
-		path = work_path(s, "lock");
+		path = rejuvenation_lock_path(s->name);
 		read_text(path, text, sizeof(text));
 		if (atoi(text) > 1 && holds(atoi(text), path)) {
 			event(s->g->d, s->name, "killed", "process %d was not over in time", atoi(text));
@@ -207,9 +207,7 @@ void step_look_after_others(struct subject *s)
 	}
 	close(lock);
 	s->others = false;
-	out = output_path(s, s->step, "out");
-	result = read_json(out);
-	free(out);
+	result = output_of(s);
 	if (result)
 		step_over(s, result, "");
 	else
@@ -219,7 +217,7 @@ void step_look_after_others(struct subject *s)
 
 void step_remove_lock(const struct subject *s)
 {
-	char *lock = work_path(s, "lock");
+	char *lock = rejuvenation_lock_path(s->name);
 
 	unlink(lock);
 	free(lock);

@@ -26,6 +26,7 @@ struct subject {
 	int64_t ended_clock; /* the last one; 0: there was none */
 	/* Not: */
 	double ended, retry_at, write_again, dry_run; /* boot_s(); dry_run: when it would have been done last */
+	uint64_t seed; /* of its jitter */
 	char *cannot; /* why the step that is under way could not be begun */
 	bool written, present;
 	struct child *child; /* at the step */
@@ -41,8 +42,6 @@ struct engine {
 
 /* engine.c */
 
-/* Are its guests held, for it to be started anew?  Then that is gone on with, whatever else is wanted. */
-bool is_replacing(const struct subject *s);
 /* NULL: nothing is configured. */
 const struct hypervisor_policy *policy_of(const struct subject *s);
 void write_down(struct subject *s);
@@ -72,6 +71,8 @@ bool goes_far(const json_t *guest);
 
 /* wanted.c */
 
+/* A number of that name on this machine: always the same. */
+uint64_t seed(const char *name);
 /* By schedule, forecast, threshold: then want() is called. */
 void consider(struct subject *s);
 /* May what is due begin now? */

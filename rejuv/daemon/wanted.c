@@ -17,8 +17,7 @@ void set_text(char **text, const char *value)
 	*text = copy;
 }
 
-/* So much later than its time, always the same here, something else on another machine. */
-static time_t jitter(const struct subject *s, double most)
+uint64_t seed(const char *name)
 {
 	char id[64];
 	uint64_t h = 14695981039346656037ull; /* FNV-1a */
@@ -26,9 +25,15 @@ static time_t jitter(const struct subject *s, double most)
 	read_text("/etc/machine-id", id, sizeof(id));
 	for (const char *p = id; *p; p++)
 		h = (h ^ (unsigned char)*p) * 1099511628211ull;
-	for (const char *p = s->name; *p; p++)
+	for (const char *p = name; *p; p++)
 		h = (h ^ (unsigned char)*p) * 1099511628211ull;
-	return most >= 1 ? (time_t)(h % (uint64_t)(most + 1)) : 0;
+	return h;
+}
+
+/* So much later than its time, always the same here, something else on another machine. */
+static time_t jitter(const struct subject *s, double most)
+{
+	return most >= 1 ? (time_t)(s->seed % (uint64_t)(most + 1)) : 0;
 }
 
 static bool is_scheduled(struct subject *s, const struct hypervisor_policy *p)
@@ -44,12 +49,11 @@ static bool is_scheduled(struct subject *s, const struct hypervisor_policy *p)
 }
 
 /* Of the ageing monitor's judgement. */
-static bool is_old(const struct subject *s, const struct hypervisor_policy *p, const json_t *v, char *why, size_t size)
+static bool is_old(const struct hypervisor_policy *p, const json_t *v, char *why, size_t size)
 {
 	const char *state = text_of(v, "state"), *evidence = text_of(v, "evidence");
 	json_t *left = json_object_get(v, "exhausted_in_s"), *values = json_object_get(v, "values");
 
-	(void)s;
 	if (p->on_critical && !strcmp(state, "critical")) {
 		snprintf(why, size, "critical: %.300s", evidence);
 		return true;
@@ -97,7 +101,7 @@ void consider(struct subject *s)
 		return;
 	if (s->ended_clock && since < p->min_interval && !(young && s->bad < BAD_MOST))
 		return;
-	if (!is_old(s, p, v, why, sizeof(why)) || (p->dry_run && s->dry_run > 0 && boot_s() - s->dry_run < p->min_interval))
+	if (!is_old(p, v, why, sizeof(why)) || (p->dry_run && s->dry_run > 0 && boot_s() - s->dry_run < p->min_interval))
 		return;
 	s->bad = young ? s->bad + 1 : 0;
 	want(s, why, false);

@@ -26,10 +26,7 @@ succeeds() {
 
 cases=0
 configure "methods = beam" true
-check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
-for g in one two; do
-	start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
-done
+start_all
 mkdir state
 mount -t tmpfs -o size=3m tmpfs state
 start_daemon X=
@@ -41,7 +38,7 @@ blocked "memory: .* are needed"
 echo 0 >/proc/sys/vm/nr_hugepages
 
 # No disk for the journal: nothing is begun.
-dd if=/dev/zero of=state/file bs=4k 2>/dev/null || true
+! dd if=/dev/zero of=state/file bs=4k 2>/dev/null || fail "the disk is not full"
 check "wanted" want
 wait_for 60 grep -q "full" vmbeamd.out
 echo "$(date +%T) disk full"
@@ -81,8 +78,29 @@ succeeds "all that"
 refuses "another vmbeamd has it" vmbeamd --config vmbeamd.conf
 get /v1/status >/dev/null || fail "the daemon is gone"
 
+# Started anew in place, and it does not come up: its guests, which were held, go on on the host.
+stop_daemon
+configure "methods = warm" true
+start_daemon VMBEAM_HYPERVISOR_DIR=/nowhere
+wait_for 30 daemon_says idle
+check "wanted" want
+wait_for 120 grep -q "failed *replace" vmbeamd.out
+for g in one two; do
+	[ "$(info_of $g state)" = running ] && [ "$(info_of $g placement)" = host ] || fail "$g is $(info_of $g state) in $(info_of $g placement)"
+	goes_on $g.log
+done
+[ ! -e /run/vmbeam/.replacing-hv ] || fail "somebody is said to be held"
+cases=$((cases + 1))
+stop_daemon
+check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
+for g in one two; do
+	check "back" vmbeam migrate $g --to hv >/dev/null
+done
+start_daemon X=
+wait_for 30 daemon_says idle
+
 # An old hypervisor past answering, whose process dies when it is empty.
-vmbeam hypervisor noise hv || true # which is all the answer to that
+refuses "does not answer" vmbeam hypervisor noise hv
 configure "methods = beam" "if [ -e kill-old ]; then rm kill-old; kill -9 $(info_of hv pid); fi"
 : >kill-old
 sed -i "s|kill-old|$PWD/kill-old|g" vmbeamd.conf

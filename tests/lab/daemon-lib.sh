@@ -48,6 +48,23 @@ runs_completed() {
 has_completed() {
 	[ "$(runs_completed)" -gt "$1" ]
 }
+# The states of a rejuvenation and their steps, "STATE:STEP" each (NULL: none).
+state_names() {
+	sed -n '/^} states\[/,/^};/p' "$TOP/rejuv/daemon/machine.c" | sed 's/\[REJUV_/\n[REJUV_/g' |
+		sed -n 's/^\[REJUV_[A-Z_]*\] = {"\([a-z-]*\)", \(.*\)}.*/\1:\2/p' | tr -d '"' >states
+	[ "$(wc -l <states)" = 9 ] || fail "9 states expected, found: $(cat states)"
+	cat states
+}
+is_dead() {
+	! kill -0 "$daemon" 2>/dev/null || grep -q '^State:.Z' "/proc/$daemon/status"
+}
+# A hypervisor, hv, with two guests, one and two.
+start_all() {
+	check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
+	for g in one two; do
+		start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
+	done
+}
 # whole WHEN [GUESTS]: each guest runs in hv, and nothing is left over.
 whole() {
 	for g in ${2-one two}; do

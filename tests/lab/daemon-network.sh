@@ -1,6 +1,11 @@
 # vmbeamd on two machines, each with `vmbeam receive`: where method pre-copy is configured a hypervisor's guests go to the other machine, and it is
 # started anew; what that refuses stays, and so does its hypervisor.
 . "$TOP/tests/lab/machines.sh"
+# (Here the daemons receive, not those that machines.sh has begun.)
+pkill -f "receive --listen"
+for ns in here there; do
+	wait_for 20 sh -c "! ip netns exec $ns ss -ltn | grep -q :7000"
+done
 # daemon_on MACHINE OTHER "what VMs may open"
 daemon_on() {
 	cat >$1.conf <<-E
@@ -72,4 +77,4 @@ wait $there || fail "vmbeamd there ended with $?"
 on there vmbeam stop one --timeout 60
 beatcheck --min ticks=5 one.log >verdict || fail "one: $(cat verdict)"
 on here vmbeam hypervisor stop hv
-pkill -f "receive --listen" || true
+pkill -f "receive --listen" || fail "no receiver has outlived its daemon"

@@ -1,12 +1,8 @@
 # vmbeamd is killed in every state of a rejuvenation, just after the state's step has begun (with KILL_ALL=1 also just before), and
 # begun again: it says where it was, goes on or goes back, and no guest is lost.
 . "$TOP/tests/lab/daemon-lib.sh"
-names=$(sed -n '/^} states\[/,/^};/p' "$TOP/rejuv/daemon/machine.c" | sed 's/\[REJUV_/\n[REJUV_/g' | sed -n 's/^\[REJUV_[A-Z_]*\] = {"\([a-z-]*\)".*/\1/p')
-[ "$(echo $names | wc -w)" = 9 ] || fail "9 states expected, found: $names"
+names=$(state_names)
 
-is_dead() {
-	! kill -0 $daemon 2>/dev/null || grep -q '^State:.Z' /proc/$daemon/status
-}
 # one STATE POINT
 one() {
 	echo "$(date +%T) killed when $1$2"
@@ -34,10 +30,7 @@ one() {
 
 cases=0
 configure "methods = beam" true
-check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
-for g in one two; do
-	start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
-done
+start_all
 start_daemon X=
 wait_for 30 daemon_says idle
 printf '[hypervisor a]\nschedule = 0 3 * * funday\n' >bad.conf
@@ -47,6 +40,7 @@ check "wanted" want
 wait_for 240 has_completed 0
 whole "undisturbed"
 for state in $names; do
+	state=${state%%:*}
 	case $state in
 	idle)
 		kill -9 $daemon

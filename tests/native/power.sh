@@ -17,12 +17,15 @@ methods = beam
 min-interval = 0
 schedule = 0 3 * * *
 E
-cat >$T/before.sh <<'E'
+cat >$T/begin.sh <<'E'
 set -eu
 export PATH=$PWD/build:$PATH VMBEAM_STATE_DIR=/tmp/disk/state VMBEAM_TEST=1
 modprobe -q loop || true
 mkdir -p /tmp/disk
 mount -o loop build/tests/power/disk.img /tmp/disk
+E
+cat >$T/before.sh <<'E'
+. build/tests/power/begin.sh
 vmbeam hypervisor start hv --memory 640M --window 1G
 vmbeam run one --in hv --kernel build/lab/vmlinux --initrd build/guests/beat.cpio --append "console=ttyS0 quiet panic=-1 beat.tick=1000" \
 	--memory 128M --serial /tmp/one.log --detach
@@ -34,11 +37,7 @@ echo ready >build/tests/power/ready
 sleep 600
 E
 cat >$T/after.sh <<'E'
-set -eu
-export PATH=$PWD/build:$PATH VMBEAM_STATE_DIR=/tmp/disk/state VMBEAM_TEST=1
-modprobe -q loop || true
-mkdir -p /tmp/disk
-mount -o loop build/tests/power/disk.img /tmp/disk
+. build/tests/power/begin.sh
 vmbeamd --config build/tests/power/conf >build/tests/power/out.after 2>&1 &
 daemon=$!
 tries=600
