@@ -91,7 +91,7 @@ struct aging_resource {
 
 enum aging_finding {
 	AGING_UNKNOWN,  /* no value yet, or none for ten minutes */
-	AGING_LEARNING, /* less than two days of history: only AGING_CRITICAL is said */
+	AGING_LEARNING, /* less than two days of history, or 90 minutes of its own: only AGING_CRITICAL is said */
 	AGING_STEADY,
 	AGING_LEVELS,   /* it grows, and will level off */
 	AGING_TREND,    /* it will be exhausted */
@@ -119,6 +119,11 @@ bool aging_series_add(struct aging_series *s, double t, double value);
 /* What is to be thought of it at time `now`; to be asked every few minutes (AGING_JUDGE_S). */
 #define AGING_JUDGE_S 300
 void aging_series_judge(struct aging_series *s, const struct aging_resource *r, double now, struct aging_verdict *v);
+/* Takes over the history of a predecessor that did the same work until time `ended`, as this one has since `began`: shifted by what
+ * the change has given back, from the levels of AGING_SETTLED_S before and after it, so that growth shows as going on.  What it
+ * had itself before `began` is dropped.  False, and nothing is changed, if either level is not known. */
+#define AGING_SETTLED_S 900
+bool aging_series_succeed(struct aging_series *s, const struct aging_series *old, double ended, double began);
 /* The median of the minutes that begin in [from, to), as far as they are kept, that which is going on included; NaN without any. */
 double aging_series_median(const struct aging_series *s, double from, double to);
 
@@ -168,6 +173,8 @@ void aging_subject_destroy(struct aging_subject *s);
  * counted, and changes nothing.  If there are too many indicators the part or plain one that is silent for longest, an hour at
  * least, makes room; without one the sample is left out. */
 bool aging_subject_add(struct aging_subject *s, const char *name, enum aging_kind kind, double limit, double t, double value);
+/* As aging_series_succeed(): its resources, and parts of them.  How long things take, who waits for a CPU, and faults are its own. */
+void aging_subject_succeed(struct aging_subject *s, const struct aging_subject *old, double ended, double began);
 /* As aging_series_judge(). */
 void aging_subject_judge(struct aging_subject *s, double now, struct aging_health *h);
 const char *aging_state_name(enum aging_state state);

@@ -11,6 +11,7 @@ enum {
 	DAY = 1440, /* minutes, as these */
 	KEPT = 8 * DAY,
 	LEARNING = 2 * DAY,
+	SETTLED = AGING_SETTLED_S / MINUTE,
 	FORECAST = 60 * DAY,
 	SILENCE = 10,
 	SMOOTH = 5,   /* for the level now */
@@ -24,6 +25,7 @@ enum {
 	BIN = 3, /* of the daily cycle */
 	BINS = DAILY / BIN,
 	SEASON_DAYS = 7,
+	EDGE = 3 * BIN, /* of a day, for its level */
 	/* A point is the floor of so many steps that end with it. */
 	FLOOR = 3,
 	POINTS = 16, /* of a window */
@@ -48,6 +50,7 @@ enum {
 #define CRITICAL    0.05
 #define PEAK	    0.98   /* of a day's blocks in order: how far they reach above the floor */
 #define GOES_ON	    0.3    /* of the slope that was found */
+#define OWN	    0.125  /* of a window, before which there was a predecessor */
 #define CONFIRM	    3      /* judgements */
 #define TAKEN_BACK  (60 * MINUTE)
 
@@ -75,6 +78,7 @@ struct aging_series {
 	struct aging_verdict trend; /* what was found last, if it has a window */
 	long begin;		    /* its first block */
 	double confirmed;	    /* its slope then */
+	long own;		    /* the minute since which it is not a predecessor's; -1: always */
 };
 
 static const struct block untold = {NAN, NAN, NAN, NAN};
@@ -85,7 +89,7 @@ static void forget(struct aging_series *s)
 		s->ring[i] = NAN;
 	for (size_t i = 0; i < BLOCKS; i++)
 		s->block[i] = untold;
-	s->first = s->last = -1;
+	s->first = s->last = s->own = -1;
 	s->samples = 0;
 	s->streak = 0;
 	s->trend.window = 0;
@@ -191,6 +195,30 @@ bool aging_series_add(struct aging_series *s, double t, double value)
 	return true;
 }
 
+bool aging_series_succeed(struct aging_series *s, const struct aging_series *old, double ended, double began)
+{
+	/* Whole blocks are of one or the other. */
+	long end = (long)floor(ended / MINUTE / BLOCK) * BLOCK, own = (long)ceil(began / MINUTE / BLOCK) * BLOCK, from;
+	double shift = median_at(s, own, own + SETTLED) - median_at(old, end - SETTLED, end);
+
+	if (isnan(shift) || own < end)
+		return false;
+	from = (long)fmax((double)old->first, (double)(s->last - KEPT + 1));
+	for (long m = from; m < own; m++)
+		s->ring[m % KEPT] = m < end ? (float)(at(old, m) + shift) : NAN;
+	for (long b = from / BLOCK; b < own / BLOCK; b++) {
+		const struct block *was = b < end / BLOCK && b <= old->last / BLOCK ? &old->block[b % BLOCKS] : &untold;
+		float by = (float)shift;
+
+		s->block[b % BLOCKS] = (struct block){was->least + by, was->low + by, was->high + by, was->most + by};
+	}
+	s->first = from;
+	s->own = own;
+	s->streak = 0;
+	s->trend.window = 0;
+	return true;
+}
+
 /* ---- what is used up, in blocks: the whole ones of the history are [begin_of(), end_of()) */
 
 static long begin_of(const struct aging_series *s)
@@ -282,13 +310,18 @@ static void find_season(const struct aging_series *s, const struct aging_resourc
 	to -= to % BIN;
 	/* Of the first one half is enough. */
 	for (; out->days < SEASON_DAYS && to - out->days * DAILY - DAILY / 2 >= begin_of(s); out->days++) {
-		double *day = out->day[out->days], middle;
+		double *day = out->day[out->days], middle, grown;
 
 		for (int i = 0; i < BINS; i++) {
 			long b = to - (out->days + 1) * DAILY + i * BIN;
 
 			day[(b + BLOCKS) / BIN % BINS] = floor_of(s, r, b, b + BIN);
 		}
+		/* What has grown from one day to the next is no part of a cycle: as a ramp a day each would look like one. */
+		grown = (floor_of(s, r, to - out->days * DAILY - EDGE, to - out->days * DAILY) -
+			 floor_of(s, r, to - (out->days + 1) * DAILY - EDGE, to - (out->days + 1) * DAILY)) / BINS;
+		for (int i = 0; i < BINS && !isnan(grown); i++)
+			day[(to - (out->days + 1) * DAILY + i * BIN + BLOCKS) / BIN % BINS] -= i * grown;
 		middle = aging_median(day, BINS);
 		for (int i = 0; i < BINS; i++)
 			day[i] -= middle;
@@ -570,6 +603,36 @@ static enum evidence look_at(const struct aging_series *s, const struct aging_re
 	return GROWS;
 }
 
+/* The line of the last `blocks`. */
+static void line_of(const struct aging_series *s, const struct aging_resource *r, long blocks, const struct season *season,
+		    struct aging_line *line)
+{
+	struct aging_mk mk, plain;
+	struct points p;
+	long step = blocks / (MOST_POINTS + FLOOR - 1) + 1, n = blocks / step - FLOOR + 1;
+
+	take_points(s, r, end_of(s), step, (size_t)(n < 2 ? 2 : n), season, &p);
+	aging_mann_kendall(p.y, p.n, 0, &plain);
+	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
+	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
+}
+
+/* What a predecessor did does not show that its successor does it, too: in a window that began before it that has to be seen, for a
+ * share of the window at least (each one that is fresh fills for a while, which adds up over many of them). */
+static bool grows_itself(const struct aging_series *s, const struct aging_resource *r, const struct aging_verdict *v)
+{
+	static const struct season none;
+	long since = end_of(s) - s->own / BLOCK, window = (long)(v->window / MINUTE / BLOCK);
+	struct aging_line line;
+
+	if (s->own < 0 || since >= window)
+		return true;
+	if (since < window * OWN)
+		return false;
+	line_of(s, r, since, &none, &line);
+	return line.slope > GOES_ON * v->slope;
+}
+
 static enum evidence look_at_all(const struct aging_series *s, const struct aging_resource *r, double room, struct aging_verdict *v)
 {
 	enum evidence best = NONE;
@@ -597,6 +660,8 @@ static enum evidence look_at_all(const struct aging_series *s, const struct agin
 				}
 			}
 		}
+		if (e == GROWS && !grows_itself(s, r, &found))
+			continue;
 		/* The longest that sees it: its slope is the surest. */
 		if (e == GROWS || (e == LEVELS && best == NONE)) {
 			best = e;
@@ -604,20 +669,6 @@ static enum evidence look_at_all(const struct aging_series *s, const struct agin
 		}
 	}
 	return best;
-}
-
-/* The line of the last `blocks`. */
-static void line_of(const struct aging_series *s, const struct aging_resource *r, long blocks, const struct season *season,
-		    struct aging_line *line)
-{
-	struct aging_mk mk, plain;
-	struct points p;
-	long step = blocks / (MOST_POINTS + FLOOR - 1) + 1, n = blocks / step - FLOOR + 1;
-
-	take_points(s, r, end_of(s), step, (size_t)(n < 2 ? 2 : n), season, &p);
-	aging_mann_kendall(p.y, p.n, 0, &plain);
-	aging_mann_kendall(p.y, p.n, AGING_ALL_LAGS, &mk);
-	aging_theil_sen(p.t, p.y, p.n, fmax(mk.var, plain.var), SURE_Z, line);
 }
 
 /* What was found goes on as long as it grows by a share of what it did, and has not been given back.  Its slope is that since it
@@ -670,7 +721,7 @@ void aging_series_judge(struct aging_series *s, const struct aging_resource *r, 
 		return;
 	}
 	v->finding = AGING_LEARNING;
-	if (s->last + 1 - s->first < LEARNING)
+	if (s->last + 1 - s->first < LEARNING || (s->own >= 0 && end_of(s) - s->own / BLOCK < STEPS * windows[0].step))
 		return;
 	room = room_of(s, r, v->left);
 	e = look_at_all(s, r, room, v);

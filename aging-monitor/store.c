@@ -23,6 +23,7 @@ enum {
 	MINUTES_KEPT = 8 * DAY,
 	QUARTERS_KEPT = 90 * DAY,
 	EVENTS_KEPT = 100000,
+	GENERATIONS = 64,
 	CLOCK_SET = 60, /* s: so much another is the clock set, not adjusted */
 	SHRINKS = 40,
 	LOOKS = 10,
@@ -45,6 +46,9 @@ static const char schema[] =
 	" contention REAL, bursts REAL, refused INTEGER NOT NULL, culprits TEXT NOT NULL, evidence TEXT NOT NULL,"
 	" PRIMARY KEY(subject, t)) WITHOUT ROWID;"
 	"CREATE TABLE event(id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, name TEXT, kind TEXT NOT NULL, text TEXT NOT NULL);";
+/* (The first stores did not have it.) */
+static const char succession[] = "CREATE TABLE IF NOT EXISTS succession(subject INTEGER PRIMARY KEY, predecessor INTEGER NOT NULL,"
+				 " ended REAL NOT NULL, began REAL NOT NULL)";
 
 struct aging_store {
 	sqlite3 *db;
@@ -225,14 +229,14 @@ static int open_file(struct aging_store *s, const char *path, const char **error
 		return fail(s, error);
 	version = (int)number(s, 0, "PRAGMA user_version");
 	if (version == VERSION)
-		return 0;
+		return write && sqlite3_exec(s->db, succession, NULL, NULL, NULL) != SQLITE_OK ? fail(s, error) : 0;
 	if (version || number(s, 0, "SELECT count(*) FROM sqlite_schema") > 0 || !write) {
 		snprintf(s->error, sizeof(s->error), "%s: not a store of this version", path);
 		*error = s->error;
 		return -1;
 	}
 	if (run(s, error, "SELECT 1", "") || sqlite3_exec(s->db, schema, NULL, NULL, NULL) != SQLITE_OK ||
-	    sqlite3_exec(s->db, "PRAGMA user_version=1; COMMIT", NULL, NULL, NULL) != SQLITE_OK)
+	    sqlite3_exec(s->db, succession, NULL, NULL, NULL) != SQLITE_OK || sqlite3_exec(s->db, "PRAGMA user_version=1; COMMIT", NULL, NULL, NULL) != SQLITE_OK)
 		return fail(s, error);
 	s->begun = false;
 	return 0;
@@ -445,15 +449,101 @@ static int restore_values(struct aging_store *s, int64_t id, bool outside, struc
 	return r;
 }
 
+/* Who took over from whom, and when. */
+struct succession {
+	int64_t subject;
+	double ended, began; /* of its predecessor's work, of its own; of the first of all INFINITY */
+};
+
+static int predecessor_of(struct aging_store *s, struct succession *of, int64_t *predecessor, const char **error)
+{
+	sqlite3_stmt *q = prepare(s, "SELECT predecessor, ended, began FROM succession WHERE subject = ?", "i", of->subject);
+	int r = step(s, q, error);
+
+	of->ended = of->began = INFINITY;
+	if (r <= 0)
+		return r;
+	*predecessor = sqlite3_column_int64(q, 0);
+	of->ended = column(q, 1);
+	of->began = column(q, 2);
+	sqlite3_finalize(q);
+	return 1;
+}
+
 int aging_store_restore(struct aging_store *s, int64_t id, bool outside, struct aging_subject *into, const char **error)
 {
-	double now = aging_store_now(s), last = floor(now / MINUTE) * MINUTE;
+	double now = aging_store_now(s), last = floor(now / MINUTE) * MINUTE, settled;
+	struct succession line[GENERATIONS] = {{.subject = id}};
+	struct aging_subject *old = NULL;
+	size_t n;
+	int r;
 
-	return restore_indicators(s, id, outside, into, error) ||
-			       restore_values(s, id, outside, into, now - MINUTES_KEPT, last - HOUR, false, error) ||
-			       restore_values(s, id, outside, into, last - HOUR, last, true, error)
-		       ? -1
-		       : 0;
+	for (n = 0;; n++) {
+		r = predecessor_of(s, &line[n], &id, error);
+		if (r < 0)
+			return -1;
+		if (!r || line[n].ended <= now - MINUTES_KEPT || n + 1 == GENERATIONS)
+			break;
+		line[n + 1].subject = id;
+	}
+	/* The oldest first; of a predecessor all there is. */
+	for (; n > 0; n--) {
+		struct aging_subject *next = aging_subject_create();
+
+		if (!next || restore_indicators(s, line[n].subject, outside, next, error) ||
+		    restore_values(s, line[n].subject, outside, next, now - MINUTES_KEPT, last, false, error)) {
+			aging_subject_destroy(next);
+			aging_subject_destroy(old);
+			if (!next)
+				*error = "out of memory";
+			return -1;
+		}
+		if (old)
+			aging_subject_succeed(next, old, line[n].ended, line[n].began);
+		aging_subject_destroy(old);
+		old = next;
+	}
+	/* Its own of the last hour, or since it has settled, are judged. */
+	settled = fmax(last - HOUR, isfinite(line[0].began) ? fmin(last, ceil(line[0].began / MINUTE) * MINUTE + AGING_SETTLED_S) : 0);
+	r = restore_indicators(s, line[0].subject, outside, into, error) ||
+			    restore_values(s, line[0].subject, outside, into, now - MINUTES_KEPT, settled, false, error)
+		    ? -1
+		    : 0;
+	if (!r && old)
+		aging_subject_succeed(into, old, line[0].ended, line[0].began);
+	aging_subject_destroy(old);
+	return r ? r : restore_values(s, line[0].subject, outside, into, settled, last, true, error);
+}
+
+int aging_store_succeed(struct aging_store *s, int64_t id, const char *name, double ended, double began, const char **error)
+{
+	sqlite3_stmt *q = prepare(s,
+				  "SELECT subject.id, max(t) + 60 AS last FROM subject JOIN series ON series.subject = subject.id"
+				  " JOIN minute ON minute.series = series.id WHERE subject.name = ? AND subject.id < ?"
+				  " GROUP BY subject.id ORDER BY subject.id DESC LIMIT 1",
+				  "ti", name, id);
+	int r = step(s, q, error);
+	int64_t predecessor;
+	double last;
+
+	if (r <= 0)
+		return r;
+	predecessor = sqlite3_column_int64(q, 0);
+	last = column(q, 1);
+	sqlite3_finalize(q);
+	if (began - last > DAY)
+		return 0;
+	return run(s, error, "INSERT OR REPLACE INTO succession VALUES(?, ?, ?, ?)", "iidd", id, predecessor, fmin(ended, last), began) ? -1 : 1;
+}
+
+double aging_store_began(struct aging_store *s, int64_t id)
+{
+	struct succession of = {.subject = id};
+	const char *error;
+	int64_t predecessor;
+
+	predecessor_of(s, &of, &predecessor, &error);
+	return of.began;
 }
 
 /* The number of an indicator's series, with what is known of it brought up to date. */
@@ -554,6 +644,7 @@ int aging_store_tidy(struct aging_store *s, double t, const char **error)
 		" AND NOT EXISTS (SELECT 1 FROM quarter WHERE series = series.id)",
 		"DELETE FROM subject WHERE NOT EXISTS (SELECT 1 FROM series WHERE subject = subject.id)"
 		" AND NOT EXISTS (SELECT 1 FROM verdict WHERE subject = subject.id)",
+		"DELETE FROM succession WHERE subject NOT IN (SELECT id FROM subject) OR predecessor NOT IN (SELECT id FROM subject)",
 	};
 	double minutes = MINUTES_KEPT, quarters = QUARTERS_KEPT, verdicts = QUARTERS_KEPT;
 

@@ -44,6 +44,12 @@ double aging_store_clock(const struct aging_store *s, double t);
 /* The subject of that identity, new or not, by its present name; a successor of the same name has another identity.  Its id lasts
  * until something fails, or the store is tidied. */
 int aging_store_subject(struct aging_store *s, const char *name, const char *identity, int64_t *id, const char **error);
+/* It does since time `began` what another subject of that name, the newest before it, did until `ended` at the latest: from now on
+ * what is restored has its history, too (aging_subject_succeed()).  1: so it is; 0: there is no such one that was there within
+ * the day before. */
+int aging_store_succeed(struct aging_store *s, int64_t id, const char *name, double ended, double began, const char **error);
+/* Since when; INFINITY if it is nobody's successor. */
+double aging_store_began(struct aging_store *s, int64_t id);
 /* What there is of its indicators on one side (inside it, as it says; outside, as is seen of it), into `into`, judged as it was
  * in the last hour; not of the minute that is going on, which begins anew. */
 int aging_store_restore(struct aging_store *s, int64_t id, bool outside, struct aging_subject *into, const char **error);

@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,11 +77,11 @@ static bool is_name(const char *name)
 	return n && n < AGING_NAME;
 }
 
-static struct indicator *find(struct aging_subject *s, const char *name)
+static struct indicator *find(const struct aging_subject *s, const char *name)
 {
 	for (size_t i = 0; i < s->n; i++)
 		if (!strcmp(s->indicator[i].name, name))
-			return &s->indicator[i];
+			return (struct indicator *)(uintptr_t)&s->indicator[i];
 	return NULL;
 }
 
@@ -184,6 +185,17 @@ bool aging_subject_restore(struct aging_subject *s, const struct aging_indicator
 	i->first = stored->first;
 	i->usual = stored->usual;
 	return true;
+}
+
+void aging_subject_succeed(struct aging_subject *s, const struct aging_subject *old, double ended, double began)
+{
+	for (size_t k = 0; k < s->n; k++) {
+		struct indicator *i = &s->indicator[k];
+		const struct indicator *was = find(old, i->name);
+
+		if (was && was->kind == i->kind && i->kind <= AGING_PART && aging_series_succeed(i->series, was->series, ended, began))
+			i->first = fmin(i->first, was->first);
+	}
 }
 
 bool aging_subject_indicator(const struct aging_subject *s, size_t k, struct aging_indicator *out)
@@ -369,7 +381,7 @@ static void put_in_words(struct aging_health *h, const struct indicator *who, do
 			say(h, "no samples yet");
 		break;
 	case AGING_STATE_LEARNING:
-		say(h, "less than two days of history");
+		say(h, "less than two days of history, or 90 minutes since it took over");
 		break;
 	case AGING_STATE_HEALTHY:
 		say(h, "nothing grows towards its limit");

@@ -7,6 +7,10 @@
  * look-alike, RUNS leaks of each rate.  Beside ours, on the same samples: Mann-Kendall alone (5 %, the last 100 minutes), and a
  * fixed threshold (a fifth left).
  *
+ * And of hypervisors that are replaced, the successor taking over the history: leaks that go on in each successor, replaced when the
+ * forecast is less than 12 h, then one without the leak; and look-alikes replaced once a day.  A fresh hypervisor fills up to a
+ * twentieth of what is left, ever slower.
+ *
  * Each row is a process of its own, as many at a time as there are processors (JOBS=n: n).  What is drawn is decided by the seed
  * and the row alone.
  */
@@ -28,6 +32,8 @@ enum {
 	RUN = 7 * DAY,  /* of a look-alike, the two days of learning included */
 	PIECE = 120,	/* samples of noise in one piece */
 	MINUTES = 100,	/* what Mann-Kendall alone looks at */
+	REPLACED = 300, /* s: from the last sample of a hypervisor to the first of its successor */
+	HORIZON = 12 * HOUR,
 };
 #define CAPACITY (1024. * 1048576)
 #define PI	 3.14159265358979
@@ -96,6 +102,7 @@ struct world {
 	double leak, since;  /* bytes/s from a time on */
 	bool by_operations;  /* in pieces, whenever something is done there */
 	double leaked, next;
+	double born, warm, warming; /* a fresh hypervisor: fills so much, with a time constant */
 	size_t piece, at;    /* of the noise */
 	double scale;
 	/* of the day */
@@ -172,7 +179,7 @@ static double available(struct world *w, double t)
 		w->piece = (size_t)(draw() * (double)(noises - PIECE));
 		w->at = 0;
 	}
-	x = w->left - used(w, t) + w->scale * noise[w->piece + w->at];
+	x = w->left - used(w, t) - (w->warm > 0 ? w->warm * (1 - exp((w->born - t) / w->warming)) : 0) + w->scale * noise[w->piece + w->at];
 	if (t >= w->since) {
 		if (!w->by_operations) {
 			w->leaked = (t - w->since) * w->leak;
@@ -345,17 +352,123 @@ static void leaks(double hours, enum look look, bool by_operations, long runs)
 	free(wrong);
 }
 
+/* ---- hypervisors that are replaced */
+
+static struct watch fresh_watch(void)
+{
+	return (struct watch){.series = aging_series_create()};
+}
+
+/* At `t`: of what the world's next hypervisor does nothing is known yet. */
+static void replace(struct world *w, double t)
+{
+	w->born = t + REPLACED;
+	w->warm = w->left * between(0, 0.05);
+	w->warming = between(600, HOUR);
+	w->leaked = 0;
+	if (isfinite(w->since))
+		w->since = w->next = t;
+}
+
+/* A week after two of learning, in which a leak of so many hours (0: none) goes on in each successor, replaced when it is said in
+ * time, or once a day; then a day without it. */
+static void replaced(double hours, enum look look, long runs)
+{
+	size_t changes = 0, missed = 0, still = 0, alarms = 0, ends = 0;
+	double *lead = malloc((size_t)runs * 100 * sizeof(*lead)), days = 0, over = 0;
+
+	for (long run = 0; run < runs; run++) {
+		struct world w = new_world(look);
+		struct watch watch = fresh_watch(), old = {.series = NULL};
+		double begin = floor(between(0, DAY)), ended = 0, daily_at = between(0, DAY);
+		double leaks_at = begin + LEARN, fixed = leaks_at + RUN;
+		bool before = false, leaking = hours > 0;
+
+		if (leaking) {
+			w.since = w.next = leaks_at;
+			w.leak = w.left / (hours * HOUR);
+		}
+		for (double t = begin; t < fixed + (leaking ? DAY : 0); t += SAMPLE) {
+			double value = available(&w, t);
+			bool change = false;
+
+			if (leaking && t >= fixed && w.leak > 0) {
+				w.leak = 0; /* the last one has been mended */
+				change = true;
+			} else if (t >= w.born) {
+				watch_sample(&watch, t, value);
+			}
+			if (old.series && t >= w.born + AGING_SETTLED_S) {
+				aging_series_succeed(watch.series, old.series, ended, w.born);
+				aging_series_destroy(old.series);
+				old.series = NULL;
+			}
+			if (leaking && t >= leaks_at && t < fixed && value < CAPACITY / 100) {
+				missed++;
+				fprintf(stderr, "  %s, %.0f h: nothing left on day %.2f, %.1f h after it came: finding %d, %.1f h\n", look_name[look], hours,
+					(t - begin) / DAY, (t - w.born) / HOUR, (int)watch.verdict.finding, watch.verdict.exhausted_in / HOUR);
+				change = true;
+			}
+			if (fmod(t - begin, AGING_JUDGE_S) < SAMPLE && t >= begin + LEARN && t >= w.born) {
+				watch_judge(&watch, t);
+				if (leaking && t < fixed && watch.ours && watch.verdict.exhausted_in < HORIZON) {
+					if (changes < (size_t)runs * 100)
+						lead[changes] = value / w.leak / HOUR;
+					changes++;
+					change = true;
+				}
+				if (leaking && t >= fixed + 2 * HOUR)
+					still += watch.ours && !before;
+				over += leaking && t >= fixed && watch.ours ? AGING_JUDGE_S : 0;
+				alarms += !leaking && watch.ours && !before;
+				before = watch.ours;
+			}
+			if (!leaking && t >= leaks_at && fmod(t - leaks_at, DAY) < SAMPLE)
+				daily_at = t + between(0, DAY - HOUR);
+			if (!leaking && t >= leaks_at && t >= daily_at && t < daily_at + SAMPLE)
+				change = true;
+			if (!change || old.series)
+				continue;
+			old = watch;
+			ended = t;
+			watch = fresh_watch();
+			replace(&w, t);
+			before = false;
+		}
+		days += RUN / DAY;
+		ends += leaking;
+		aging_series_destroy(watch.series);
+		aging_series_destroy(old.series);
+	}
+	if (hours > 0)
+		printf("%6.0f h %-22s %6zu %8.2f %10.1f %14.3f %14.2f\n", hours, look_name[look], changes,
+		       100. * (double)missed / (double)(changes + missed), quantile(lead, changes < (size_t)runs * 100 ? changes : (size_t)runs * 100, 0.5),
+		       (double)still / (double)ends, over / (double)ends / HOUR);
+	else
+		printf("%-22s %6.0f   %9.4f\n", look_name[look], days, (double)alarms / days);
+	fflush(stdout);
+	free(lead);
+}
+
 /* ---- rows */
 
+enum table { LOOK_ALIKES, LEAKS, REPLACED_LOOK_ALIKES, REPLACED_LEAKS };
+
 static const struct row {
-	double hours; /* 0: a look-alike alone */
+	enum table table;
 	enum look look;
+	double hours; /* that it takes to leak what is left; 0: it does not */
 	bool by_operations;
 } rows[] = {
-	{0, QUIET, false},  {0, CACHE, false},	{0, DAILY, false},   {0, WEEKEND, false}, {0, STEP, false},    {0, BURST, false},
-	{0, STEAL, false},  {6, QUIET, false},	{12, QUIET, false},  {24, QUIET, false},  {48, QUIET, false},  {168, QUIET, false},
-	{720, QUIET, false}, {24, QUIET, true}, {24, CACHE, false},  {24, DAILY, false},  {24, WEEKEND, false}, {24, STEP, false},
-	{24, BURST, false}, {24, STEAL, false},
+	{LOOK_ALIKES, QUIET}, {LOOK_ALIKES, CACHE}, {LOOK_ALIKES, DAILY}, {LOOK_ALIKES, WEEKEND}, {LOOK_ALIKES, STEP},
+	{LOOK_ALIKES, BURST}, {LOOK_ALIKES, STEAL},
+	{LEAKS, QUIET, 6}, {LEAKS, QUIET, 12}, {LEAKS, QUIET, 24}, {LEAKS, QUIET, 48}, {LEAKS, QUIET, 168}, {LEAKS, QUIET, 720},
+	{LEAKS, QUIET, 24, true}, {LEAKS, CACHE, 24}, {LEAKS, DAILY, 24}, {LEAKS, WEEKEND, 24}, {LEAKS, STEP, 24}, {LEAKS, BURST, 24},
+	{LEAKS, STEAL, 24},
+	{REPLACED_LOOK_ALIKES, QUIET}, {REPLACED_LOOK_ALIKES, CACHE}, {REPLACED_LOOK_ALIKES, DAILY}, {REPLACED_LOOK_ALIKES, WEEKEND},
+	{REPLACED_LOOK_ALIKES, STEP}, {REPLACED_LOOK_ALIKES, BURST}, {REPLACED_LOOK_ALIKES, STEAL},
+	{REPLACED_LEAKS, QUIET, 15}, {REPLACED_LEAKS, QUIET, 24}, {REPLACED_LEAKS, QUIET, 48}, {REPLACED_LEAKS, CACHE, 24},
+	{REPLACED_LEAKS, DAILY, 24}, {REPLACED_LEAKS, STEP, 24}, {REPLACED_LEAKS, BURST, 24}, {REPLACED_LEAKS, STEAL, 24},
 };
 enum { ROWS = sizeof(rows) / sizeof(rows[0]) };
 
@@ -368,10 +481,46 @@ static void do_row(size_t i, long days, long runs, uint64_t from)
 	seed = (seed ^ (seed >> 30)) * 0xbf58476d1ce4e5b9ull;
 	seed = (seed ^ (seed >> 27)) * 0x94d049bb133111ebull;
 	seed = (seed ^ (seed >> 31)) | 1;
-	if (r->hours > 0)
-		leaks(r->hours, r->look, r->by_operations, r->hours > 100 ? runs / 5 + (runs % 5 > 0) : runs);
-	else
+	switch (r->table) {
+	case LOOK_ALIKES:
 		look_alike(r->look, days);
+		break;
+	case LEAKS:
+		leaks(r->hours, r->look, r->by_operations, r->hours > 100 ? runs / 5 + (runs % 5 > 0) : runs);
+		break;
+	case REPLACED_LOOK_ALIKES:
+		replaced(0, r->look, days * DAY / RUN + 1);
+		break;
+	case REPLACED_LEAKS:
+		replaced(r->hours, r->look, runs / 10 + (runs % 10 > 0));
+		break;
+	}
+}
+
+static void print_heading(enum table table, long runs)
+{
+	switch (table) {
+	case LOOK_ALIKES:
+		printf("false alarms per simulated day on what only looks like ageing\n%-22s %6s   %9s   %9s   %9s\n", "", "days", "vmbeam",
+		       "MK alone", "threshold");
+		break;
+	case LEAKS:
+		printf("\nleaks that exhaust what is left, %ld each (a fifth of it of a week and more): %% seen before that,\n"
+		       "%% seen within 2 h, median hours until seen; and the forecast at half-life: %% within 15 %% (of all),\n"
+		       "median error %%\n%-31s  %-19s  %-19s  %-19s  %s\n",
+		       runs, "", "vmbeam", "MK alone", "threshold", "forecast");
+		break;
+	case REPLACED_LOOK_ALIKES:
+		printf("\nfalse alarms per simulated day if it is replaced once a day, the successor taking over the history\n%-22s %6s   %9s\n",
+		       "", "days", "vmbeam");
+		break;
+	case REPLACED_LEAKS:
+		printf("\na leak that goes on in each successor, replaced when %d h are left by the forecast, a week, %ld each: replacements,\n"
+		       "%% that came too late, median hours that were left; then one without the leak, a day: how often that is said to leak\n"
+		       "after its first two hours, and for how many hours in all\n",
+		       HORIZON / HOUR, runs / 10 + (runs % 10 > 0));
+		break;
+	}
 }
 
 static void print(FILE *f)
@@ -418,11 +567,8 @@ static int do_rows(long days, long runs, uint64_t from, long jobs)
 			done[i] = done[i] || pid[i] == p;
 		ended++;
 		for (; printed < started && done[printed]; printed++) {
-			if (rows[printed].hours > 0 && !(rows[printed - 1].hours > 0))
-				printf("\nleaks that exhaust what is left, %ld each (a fifth of it of a week and more): %% seen before that,\n"
-				       "%% seen within 2 h, median hours until seen; and the forecast at half-life: %% within 15 %% (of all),\n"
-				       "median error %%\n%-31s  %-19s  %-19s  %-19s  %s\n",
-				       runs, "", "vmbeam", "MK alone", "threshold", "forecast");
+			if (!printed || rows[printed].table != rows[printed - 1].table)
+				print_heading(rows[printed].table, runs);
 			print(out[printed]);
 		}
 	}
@@ -443,12 +589,9 @@ int main(int argc, char **argv)
 			fprintf(stderr, "aging: %s holds no noise\n", argv[i]);
 			return 2;
 		}
-		printf("%s%s: %zu values of noise, spread %.0f KiB, from %.0f to %.0f MiB, seed %s\n\n"
-		       "false alarms per simulated day on what only looks like ageing\n"
-		       "%-22s %6s   %9s   %9s   %9s\n",
+		printf("%s%s: %zu values of noise, spread %.0f KiB, from %.0f to %.0f MiB, seed %s\n\n",
 		       i > 4 ? "\n" : "", argv[i], noises, aging_spread(noise, noises) / 1024,
-		       aging_quantile(noise, noises, 0) / 1048576, aging_quantile(noise, noises, 1) / 1048576, argv[3], "", "days",
-		       "vmbeam", "MK alone", "threshold");
+		       aging_quantile(noise, noises, 0) / 1048576, aging_quantile(noise, noises, 1) / 1048576, argv[3]);
 		if (do_rows(days, runs, strtoull(argv[3], NULL, 10), jobs > 0 ? jobs : 1)) {
 			fprintf(stderr, "aging: a row failed\n");
 			return 1;

@@ -38,6 +38,8 @@ struct subject {
 	double seen, asked, answered; /* times (now_s()); of its agent, 0: it has none */
 	double ask_again;	      /* who does not answer, or slowly, is not asked before */
 	double rebooted;	      /* when that was told last */
+	double appeared, began;	      /* on the timeline; since when it does a predecessor's work that it has not taken over yet (INFINITY: none) */
+	double ended;		      /* of a predecessor that is to be looked up: when its work did, at the latest; NAN: nothing is */
 	bool silent, gone;
 	uint64_t uptime_ns;
 	unsigned long refused;
@@ -180,12 +182,42 @@ static void identify(const char *name, bool host, char *text, size_t size)
 	text[strcspn(text, "\n")] = 0;
 }
 
-/* With its history, if it is known. */
+static bool is_new_one(const char *name)
+{
+	size_t n = strlen(name), end = strlen(".new");
+
+	return n > end && !strcmp(name + n - end, ".new");
+}
+
+/* Its history, if it is known; 0, or -1 and none of it. */
+static int read_history(struct watch *w, struct subject *s)
+{
+	struct aging_subject *inside = aging_subject_create(), *outside = aging_subject_create();
+	const char *error = "out of memory";
+	int r = !inside || !outside || aging_store_subject(w->store, s->name, s->identity, &s->id, &error) ||
+				aging_store_restore(w->store, s->id, false, inside, &error) ||
+				aging_store_restore(w->store, s->id, true, outside, &error)
+			? -1
+			: 0;
+
+	stored(w, r, error);
+	if (r) {
+		aging_subject_destroy(inside);
+		aging_subject_destroy(outside);
+		return -1;
+	}
+	aging_subject_destroy(s->inside);
+	aging_subject_destroy(s->outside);
+	s->inside = inside;
+	s->outside = outside;
+	s->verdict = NULL;
+	return 0;
+}
+
 static struct subject *new_subject(struct watch *w, const char *name, const char *identity)
 {
 	struct subject *s = xcalloc(1, sizeof(*s));
-	const char *error = "";
-	int r;
+	struct aging_indicator any;
 
 	s->name = xstrdup(name);
 	snprintf(s->identity, sizeof(s->identity), "%s", identity);
@@ -195,12 +227,17 @@ static struct subject *new_subject(struct watch *w, const char *name, const char
 		destroy(s);
 		return NULL;
 	}
-	r = aging_store_subject(w->store, name, identity, &s->id, &error) ||
-			    aging_store_restore(w->store, s->id, false, s->inside, &error) ||
-			    aging_store_restore(w->store, s->id, true, s->outside, &error)
-		    ? -1
-		    : 0;
-	stored(w, r, error);
+	s->appeared = aging_store_now(w->store);
+	s->began = INFINITY;
+	s->ended = NAN;
+	if (!read_history(w, s)) {
+		double began = aging_store_began(w->store, s->id);
+
+		if (!is_new_one(name) && !aging_subject_indicator(s->inside, 0, &any))
+			s->ended = INFINITY;
+		if (s->appeared < began + AGING_SETTLED_S)
+			s->began = began;
+	}
 	s->next = w->first;
 	w->first = s;
 	return s;
@@ -218,6 +255,8 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 	s = *p;
 	if (s && strcmp(s->name, name)) {
 		report(w, name, "renamed", "it was %s", s->name);
+		if (is_new_one(s->name) && !is_new_one(name))
+			s->ended = s->appeared;
 		free(s->name);
 		s->name = xstrdup(name);
 	}
@@ -235,6 +274,30 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 		s->gone = false;
 	}
 	return s;
+}
+
+/* A hypervisor, or this machine, does what another of that name did, from which it has been renamed (NAME.new) or after which it
+ * was started: it takes over its history once it has settled. */
+static void take_over(struct watch *w, struct subject *s, double t)
+{
+	const char *error = "";
+	int r;
+
+	if (!isnan(s->ended) && s->judges_inside) {
+		r = aging_store_subject(w->store, s->name, s->identity, &s->id, &error);
+		if (!r)
+			r = aging_store_succeed(w->store, s->id, s->name, s->ended, t, &error);
+		stored(w, r < 0, error);
+		s->ended = NAN;
+		if (r > 0)
+			s->began = t;
+	}
+	if (t < s->began + AGING_SETTLED_S + MINUTE)
+		return;
+	s->began = INFINITY;
+	if (!read_history(w, s))
+		report(w, s->name, "took over", "the history of its predecessor goes on, from its own level");
+	w->judge = t;
 }
 
 static void forget(struct watch *w, double round)
@@ -427,6 +490,8 @@ bool watch_tick(struct watch *w)
 	if (judges)
 		watch_judge(w);
 	store_minutes(w, t);
+	for (struct subject *s = w->first; s; s = s->next)
+		take_over(w, s, t);
 	if (w->waiting)
 		commit(w);
 	return judges;

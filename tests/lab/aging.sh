@@ -21,14 +21,7 @@ check "hv-a" vmbeam hypervisor start hv-a --memory 768M --window 1G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 768M --window 1G >hv-b.txt
 start_beat g g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv-b --memory 128M
 check "record" vmbeam monitor --record --test-speed 20 --test-interval-ms 250 --for 90 >monitor0.txt
-cat >history.sql <<'EOF'
-CREATE TEMP TABLE was AS SELECT min(t) AS a, max(t) + 60 - min(t) AS span FROM minute;
-WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < (SELECT 180000 / span FROM was))
-INSERT OR IGNORE INTO minute SELECT series, t - i * span, value FROM minute, k, was;
-UPDATE series SET first = first - 180000;
-SELECT (max(t) - min(t)) / 3600 FROM minute;
-EOF
-echo "= history: $(sqlite3 state/monitor.db <history.sql) hours"
+repeat_history
 # A CPU each: what the neighbour takes, it takes from hv-b.
 taskset -acp 0 "$(info_of hv-a pid)" >/dev/null
 taskset -acp 1 "$(info_of hv-b pid)" >/dev/null

@@ -91,3 +91,15 @@ make_tap() {
 	ip tuntap add "$1" mode tap && ip addr add "$2" dev "$1" && ip link set "$1" up ||
 		fail "cannot make tap $1"
 }
+
+# repeat_history: what the ageing monitor has recorded so far, over and over, is what it has seen in the last 50 hours.
+repeat_history() {
+	cat >history.sql <<-'EOF'
+	CREATE TEMP TABLE was AS SELECT min(t) AS a, max(t) + 60 - min(t) AS span FROM minute;
+	WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < (SELECT 180000 / span FROM was))
+	INSERT OR IGNORE INTO minute SELECT series, t - i * span, value FROM minute, k, was;
+	UPDATE series SET first = first - 180000;
+	SELECT (max(t) - min(t)) / 3600 FROM minute;
+	EOF
+	echo "= history: $(sqlite3 "$VMBEAM_STATE_DIR/monitor.db" <history.sql) hours"
+}

@@ -190,6 +190,84 @@ UNIT(store, a_subject_is_who_it_is_by_whatever_name)
 	remove_all();
 }
 
+/* The hypervisor `identity` worked from so many hours before now until so many, and leaked so much an hour. */
+static int64_t work(struct aging_store *s, const char *identity, double from, double to, double leak)
+{
+	double end = floor(aging_store_now(s) / MINUTE) * MINUTE, begin = end - from * HOUR;
+	struct aging_subject *a = aging_subject_create();
+	const char *error = "";
+	int64_t id;
+
+	cr_assert_eq(aging_store_subject(s, "hv", identity, &id, &error), 0, "%s", error);
+	for (double t = begin; t < end - to * HOUR; t += MINUTE) {
+		cr_assert(aging_subject_add(a, "memory_available", AGING_LEFT, 1000, t, 800 - (t - begin) / HOUR * leak));
+		cr_assert(aging_subject_add(a, "memory:slab/dentry", AGING_PART, 0, t, (t - begin) / HOUR * leak));
+		cr_assert(aging_subject_add(a, "answer_time", AGING_LATENCY, 4, t, 0.01 * (from > 24 ? 1 : 2)));
+		cr_assert_eq(aging_store_minute(s, id, false, a, t, &error), 0, "%s", error);
+	}
+	aging_subject_destroy(a);
+	if (from < 24)
+		cr_assert_eq(aging_store_succeed(s, id, "hv", INFINITY, begin, &error), 1, "%s", error);
+	return id;
+}
+
+static void restore_and_judge(struct aging_store *s, int64_t id, struct aging_health *h)
+{
+	struct aging_subject *a = aging_subject_create();
+	struct aging_indicator i;
+	const char *error = "";
+
+	cr_assert_eq(aging_store_restore(s, id, false, a, &error), 0, "%s", error);
+	aging_subject_judge(a, aging_store_now(s), h);
+	for (size_t k = 0; aging_subject_indicator(a, k, &i); k++)
+		if (!strcmp(i.name, "answer_time"))
+			cr_expect_gt(i.first, aging_store_now(s) - 24 * HOUR, "how long things take is its own");
+	h->indicator = h->indicator ? "memory_available" : NULL; /* (It was the subject's.) */
+	aging_subject_destroy(a);
+}
+
+UNIT(store, a_successor_takes_over_what_was_known)
+{
+	struct aging_store *s = open_new();
+	struct aging_health h;
+	const char *error = "";
+	int64_t id;
+
+	id = work(s, "one", 72, 14, 0);
+	cr_expect_eq(aging_store_succeed(s, id, "hv", INFINITY, 0, &error), 0, "nobody was before it");
+	cr_expect(isinf(aging_store_began(s, id)));
+	work(s, "two", 13.9, 8, 40);
+	work(s, "three", 7.9, 4, 40);
+	id = work(s, "four", 3.9, 0, 40);
+	cr_assert_eq(aging_store_commit(s, &error), 0, "%s", error);
+	cr_expect_float_eq(aging_store_began(s, id), aging_store_now(s) - 3.9 * HOUR, 2 * MINUTE);
+	aging_store_close(s);
+
+	/* Though no one leaked for long, and after the store was opened anew. */
+	s = open_again(LIMIT);
+	restore_and_judge(s, id, &h);
+	cr_expect_eq(h.state, AGING_STATE_AGEING, "%s", h.evidence);
+	cr_expect_float_eq(h.verdict.slope * HOUR, 40, 4, "%g", h.verdict.slope * HOUR);
+	cr_expect_float_eq(h.verdict.left, 800 - 3.9 * 40, 5, "%g", h.verdict.left);
+	cr_expect(strstr(h.evidence, "slab/dentry"), "%s", h.evidence);
+	aging_store_close(s);
+	remove_all();
+
+	/* A successor has been mended: what the others did is not said of it. */
+	for (int settled = 0; settled < 2; settled++) {
+		double since = settled ? 1.9 : 0.2;
+
+		s = open_new();
+		work(s, "one", 72, 14, 0);
+		work(s, "two", 13.9, since + 0.1, 40);
+		id = work(s, "three", since, 0, 0);
+		restore_and_judge(s, id, &h);
+		cr_expect_eq(h.state, settled ? AGING_STATE_HEALTHY : AGING_STATE_LEARNING, "%s", h.evidence);
+		aging_store_close(s);
+		remove_all();
+	}
+}
+
 UNIT(store, one_writes_and_strangers_files_are_put_aside)
 {
 	struct aging_store *s = open_new();
