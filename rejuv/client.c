@@ -135,22 +135,11 @@ bool daemon_manages(const char *hypervisor)
 
 /* ---- commands */
 
-/* Prints what has come to that text since the last time. */
-static void print_more(FILE *out, const char *text, size_t *printed)
-{
-	size_t len = strlen(text);
-
-	if (len > *printed)
-		fwrite(text + *printed, 1, len - *printed, out);
-	*printed = MAX(*printed, len);
-	fflush(out);
-}
-
 int daemon_command(int argc, char **argv)
 {
 	json_t *command = json_array(), *body, *reply, *job;
-	size_t out = 0, err = 0;
-	char path[64];
+	long long id, out = 0, err = 0;
+	char path[128];
 	struct error e;
 	int r;
 
@@ -161,18 +150,25 @@ int daemon_command(int argc, char **argv)
 	json_decref(body);
 	if (r)
 		return cli_fail("%s: %s", argv[0], e.text);
-	snprintf(path, sizeof(path), "/v1/jobs/%lld", (long long)json_integer_value(json_object_get(reply, "id")));
+	id = json_integer_value(json_object_get(reply, "id"));
 	json_decref(reply);
 	for (;;) {
+		long long was = out + err;
 		bool is_over;
 
+		snprintf(path, sizeof(path), "/v1/jobs/%lld?stdout=%lld&stderr=%lld", id, out, err);
 		if (daemon_ask("GET", path, NULL, &job, &e))
 			return cli_fail("%s: %s", argv[0], e.text);
+		fputs(text_of(job, "stderr"), stderr);
+		fputs(text_of(job, "stdout"), stdout);
+		fflush(stdout);
+		out = json_integer_value(json_object_get(job, "stdout_next"));
+		err = json_integer_value(json_object_get(job, "stderr_next"));
 		is_over = !strcmp(text_of(job, "state"), "ended");
-		print_more(stderr, text_of(job, "stderr"), &err);
-		print_more(stdout, text_of(job, "stdout"), &out);
 		r = (int)json_integer_value(json_object_get(job, "status"));
 		json_decref(job);
+		if (out + err > was) /* there may be more */
+			continue;
 		if (is_over)
 			return r;
 		poll(NULL, 0, LOOK_MS);

@@ -37,6 +37,7 @@ struct stream {
 	char *text;    /* what it is being given */
 	size_t len, at;
 	bool suspended;
+	double beat; /* the last it was told */
 };
 
 enum { TOKEN = 32 }; /* characters */
@@ -168,7 +169,7 @@ static struct reply get_rejuvenations(const struct ask *q)
 
 static struct reply get_jobs(const struct ask *q)
 {
-	return ok(jobs_json(q->api->d->jobs, 0));
+	return ok(jobs_json(q->api->d->jobs));
 }
 
 static int64_t job_number(const struct ask *q)
@@ -179,10 +180,26 @@ static int64_t job_number(const struct ask *q)
 	return parse_uint(q->name, 1, INT64_MAX, &id, &e) ? -1 : (int64_t)id;
 }
 
+/* A number in the query; 0 if it is not there. */
+static int number_asked(const struct ask *q, const char *name, uint64_t *number, struct error *e)
+{
+	const char *text = MHD_lookup_connection_value(q->connection, MHD_GET_ARGUMENT_KIND, name);
+
+	*number = 0;
+	if (!text || !parse_uint(text, 0, INT64_MAX, number, e))
+		return 0;
+	return error_set(e, "%s: a number of bytes, or of an event, is expected", name);
+}
+
 static struct reply get_job(const struct ask *q)
 {
-	json_t *j = jobs_json(q->api->d->jobs, job_number(q));
+	uint64_t out, err;
+	struct error e;
+	json_t *j;
 
+	if (number_asked(q, "stdout", &out, &e) || number_asked(q, "stderr", &err, &e))
+		return fail(MHD_HTTP_BAD_REQUEST, "%s", e.text);
+	j = job_json(q->api->d->jobs, job_number(q), out, err);
 	return j ? ok(j) : fail(MHD_HTTP_NOT_FOUND, "no such job");
 }
 
@@ -206,12 +223,11 @@ static struct reply delete_job(const struct ask *q)
 
 static struct reply get_events(const struct ask *q)
 {
-	const char *after = MHD_lookup_connection_value(q->connection, MHD_GET_ARGUMENT_KIND, "after");
-	uint64_t id = 0;
+	uint64_t id;
 	struct error e;
 
-	if (after && parse_uint(after, 0, INT64_MAX, &id, &e))
-		return fail(MHD_HTTP_BAD_REQUEST, "after: %s", e.text);
+	if (number_asked(q, "after", &id, &e))
+		return fail(MHD_HTTP_BAD_REQUEST, "%s", e.text);
 	return ok(events_after(q->api->d->events, (int64_t)id));
 }
 
@@ -337,10 +353,10 @@ static ssize_t read_stream(void *ctx, uint64_t pos, char *buf, size_t max)
 	(void)pos;
 	if (s->at == s->len)
 		fill_stream(s);
-	if (!s->len && s->api->beat) { /* woken for nothing: is it there still? */
+	if (!s->len && s->beat < s->api->beat) { /* woken for nothing: is it there still? */
 		n = MIN(max, (size_t)3);
 		memcpy(buf, ":\n\n", n);
-		s->api->beat = 0;
+		s->beat = s->api->beat;
 		return (ssize_t)n;
 	}
 	n = MIN(max, s->len - s->at);
@@ -383,6 +399,7 @@ static enum MHD_Result begin_stream(struct api *a, struct MHD_Connection *c)
 	s = xcalloc(1, sizeof(*s));
 	s->api = a;
 	s->connection = c;
+	s->beat = a->beat;
 	s->seen = last && !parse_uint(last, 0, INT64_MAX, &id, &e) ? (int64_t)id : events_last(a->d->events);
 	s->next = a->streams;
 	a->streams = s;

@@ -53,7 +53,8 @@ static pid_t spawn(const struct child_options *o, const char *program, int null)
 
 	sigemptyset(&none);
 	sigemptyset(&usual);
-	sigaddset(&usual, SIGPIPE);
+	if (!o->writes_on)
+		sigaddset(&usual, SIGPIPE);
 	posix_spawnattr_init(&attr);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &usual);

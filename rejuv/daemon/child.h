@@ -12,6 +12,7 @@ struct child_options {
 	char *const *argv; /* [0] is a program of ours, beside this one */
 	int in, out, err;  /* the caller's; -1: /dev/null */
 	int keep;	   /* a descriptor that it inherits, e.g. a lock; -1: none */
+	bool writes_on;	   /* that nobody reads `out` and `err` any more does not end it */
 	double timeout;	   /* s, then it is killed; 0: never */
 	/* It has ended, `status` as of waitpid(), or (timed_out) was killed; the child is gone after this. */
 	void (*ended)(void *ctx, int status, bool timed_out);

@@ -70,6 +70,19 @@ static int set_allowed(void *where, const char *value, size_t *column, struct er
 	return set_path(&c->allowed[c->nallowed++], value, column, e);
 }
 
+/* ADDRESS:PORT; whether there is such an address only listening shows. */
+static int set_address(void *where, const char *value, size_t *column, struct error *e)
+{
+	const char *colon = strrchr(value, ':');
+	uint64_t port;
+
+	if (!colon || parse_uint(colon + 1, 1, 65535, &port, e)) {
+		*column = colon ? (size_t)(colon + 1 - value) : 0;
+		return error_set(e, "ADDRESS:PORT is expected, with a port of 1 to 65535");
+	}
+	return set_text(where, value, column, e);
+}
+
 static int set_target(void *where, const char *value, size_t *column, struct error *e)
 {
 	return !strncmp(value, "tls://", 6) && strchr(value + 6, ':') ? set_text(where, value, column, e)
@@ -212,10 +225,10 @@ static int set_move(void *where, const char *value, size_t *column, struct error
 #define OF(type, field) offsetof(struct type, field)
 static const struct key daemon_keys[] = {{"socket", set_path, OF(config, socket), false},
 					 {"group", set_text, OF(config, group), false},
-					 {"metrics", set_text, OF(config, listen), false},
-					 {"dashboard", set_text, OF(config, dashboard), false},
+					 {"metrics", set_address, OF(config, listen), false},
+					 {"dashboard", set_address, OF(config, dashboard), false},
 					 {"tls", set_path, OF(config, tls), false},
-					 {"receive", set_text, OF(config, receive), false},
+					 {"receive", set_address, OF(config, receive), false},
 					 {"allow", set_allowed, 0, true},
 					 {"monitor", set_bool, OF(config, monitor), false},
 					 {"max-concurrent", set_count, OF(config, max_concurrent), false},
@@ -303,6 +316,16 @@ static int check_section(struct parser *p)
 	return 0;
 }
 
+/* What only all of it can show: certificates may be named last. */
+static int check_all(struct parser *p)
+{
+	for (const struct hypervisor_policy *h = p->config->hypervisors; h && !p->config->tls; h = h->next)
+		for (size_t i = 0; i < h->nmethods; i++)
+			if (h->methods[i] == METHOD_PRE_COPY)
+				return fail_at(p, h->line, 0, "method pre-copy needs tls, a folder of certificates, in [daemon]");
+	return 0;
+}
+
 static bool is_known(const struct parser *p, bool hypervisor, const char *name)
 {
 	for (const struct hypervisor_policy *h = p->config->hypervisors; hypervisor && h; h = h->next)
@@ -346,6 +369,7 @@ static int begin_section(struct parser *p, char *line, size_t column)
 	if (hypervisor) {
 		struct hypervisor_policy *h = new_hypervisor(name);
 
+		h->line = p->begun;
 		h->next = p->config->hypervisors;
 		p->section = p->config->hypervisors = h;
 		p->keys = hypervisor_keys;
@@ -430,7 +454,7 @@ struct config *config_parse(const char *text, const char *name, struct error *e)
 		r = parse_line(&p, line);
 	}
 	if (!r)
-		r = check_section(&p);
+		r = check_section(&p) || check_all(&p) ? -1 : 0;
 	free(copy);
 	if (!r)
 		return c;

@@ -24,6 +24,7 @@ struct threshold {
 struct hypervisor_policy {
 	struct hypervisor_policy *next;
 	char *name;
+	unsigned int line; /* where its section begins */
 	char *schedule_text; /* NULL: none */
 	struct schedule schedule;
 	double predict; /* s: rejuvenate if it will be exhausted within; 0: no */

@@ -101,8 +101,10 @@ void jobs_destroy(struct jobs *j);
 int64_t jobs_start(struct jobs *j, json_t *command, struct error *e);
 /* Begins one that waits, if it may; are there more to be begun? */
 bool jobs_run(struct jobs *j);
-/* The job of that number with what it has printed, NULL: there is none; of number 0: all, without that. */
-json_t *jobs_json(const struct jobs *j, int64_t id);
+json_t *jobs_json(const struct jobs *j);
+/* One, with what it has printed from bytes `out` and `err` on, at most 64 KiB of each; NULL: there is none.  All in all it keeps the
+ * first MiB of each. */
+json_t *job_json(const struct jobs *jobs, int64_t id, uint64_t out, uint64_t err);
 int jobs_kill(struct jobs *j, int64_t id, struct error *e);
 
 /* ---- api.c */

@@ -29,6 +29,11 @@ static int usage(void)
 	return cli_usage("vmbeamd [--config FILE] [--check]");
 }
 
+static bool differs(const char *a, const char *b)
+{
+	return strcmp(a ? a : "", b ? b : "");
+}
+
 static void reload(struct daemon *d)
 {
 	struct error e;
@@ -38,6 +43,8 @@ static void reload(struct daemon *d)
 		event(d, NULL, "config", "%s; what was configured before stays", e.text);
 		return;
 	}
+	if (differs(c->socket, d->config->socket) || differs(c->group, d->config->group) || differs(c->dashboard, d->config->dashboard))
+		event(d, NULL, "config", "another socket, group or dashboard is for the next start only");
 	config_destroy(d->config);
 	d->config = c;
 	event(d, NULL, "config", "read again");
@@ -68,6 +75,15 @@ static int open_signals(struct loop *l, struct error *e)
 	signal(SIGPIPE, SIG_IGN);
 	l->signals = (struct source){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .on = on_signal, .ctx = l};
 	return l->signals.fd < 0 ? error_set_errno(e, "signalfd") : watch_source(&l->d, &l->signals, e);
+}
+
+/* Who has our output and does not read it loses what does not fit: nothing waits for that. */
+static void never_wait(int fd)
+{
+	struct stat st;
+
+	if (!fstat(fd, &st) && (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)))
+		fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
 }
 
 static int make_dir(const char *path, mode_t mode, struct error *e)
@@ -220,6 +236,8 @@ int main(int argc, char **argv)
 	if (only_check)
 		return check(l.d.config_path);
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	never_wait(STDOUT_FILENO);
+	never_wait(STDERR_FILENO);
 	l.d.config = config_read(l.d.config_path, &e);
 	if (!l.d.config || start(&l, &e)) {
 		stop(&l);

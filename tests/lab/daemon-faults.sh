@@ -40,7 +40,7 @@ echo 0 >/proc/sys/vm/nr_hugepages
 # No disk for the journal: nothing is begun.
 ! dd if=/dev/zero of=state/file bs=4k 2>/dev/null || fail "the disk is not full"
 check "wanted" want
-wait_for 60 grep -q "full" vmbeamd.out
+wait_for 60 grep -q "full" vmbeamd.log
 echo "$(date +%T) disk full"
 whole "disk full"
 cases=$((cases + 1))
@@ -84,7 +84,7 @@ configure "methods = warm" true
 start_daemon VMBEAM_HYPERVISOR_DIR=/nowhere
 wait_for 30 daemon_says idle
 check "wanted" want
-wait_for 120 grep -q "failed *replace" vmbeamd.out
+wait_for 120 grep -q "failed *replace" vmbeamd.log
 for g in one two; do
 	[ "$(info_of $g state)" = running ] && [ "$(info_of $g placement)" = host ] || fail "$g is $(info_of $g state) in $(info_of $g placement)"
 	goes_on $g.log

@@ -15,22 +15,22 @@ configure() {
 	probe = $2
 	E
 	[ -n "$daemon" ] || return 0
-	reads=$(grep -c "read again" vmbeamd.out) || true
+	reads=$(grep -c "read again" vmbeamd.log) || true
 	kill -HUP $daemon
 	wait_for 20 has_read
 }
 has_read() {
-	[ "$(grep -c "read again" vmbeamd.out)" -gt "$reads" ]
+	[ "$(grep -c "read again" vmbeamd.log)" -gt "$reads" ]
 }
 # start_daemon [VARIABLE=VALUE...]: and waits until it answers.
 start_daemon() {
-	env "$@" vmbeamd --config vmbeamd.conf >>vmbeamd.out 2>&1 &
+	env "$@" vmbeamd --config vmbeamd.conf >>vmbeamd.log 2>&1 &
 	daemon=$!
 	wait_for 20 get /v1/status
 }
 stop_daemon() {
 	kill $daemon
-	wait $daemon || fail "vmbeamd ended with $?: $(tail -n 20 vmbeamd.out)"
+	wait $daemon || fail "vmbeamd ended with $?: $(tail -n 20 vmbeamd.log)"
 	daemon=
 }
 get() {
@@ -69,8 +69,8 @@ start_all() {
 whole() {
 	for g in ${2-one two}; do
 		[ "$(info_of $g state)" = running ] && [ "$(info_of $g placement)" = hv ] ||
-			fail "$1: $g is $(info_of $g state) in $(info_of $g placement): $(tail -n 20 vmbeamd.out)"
+			fail "$1: $g is $(info_of $g state) in $(info_of $g placement): $(tail -n 20 vmbeamd.log)"
 		goes_on $g.log
 	done
-	[ ! -e /run/vmbeam/hv.new ] || fail "$1: hv.new is left: $(tail -n 20 vmbeamd.out)"
+	[ ! -e /run/vmbeam/hv.new ] || fail "$1: hv.new is left: $(tail -n 20 vmbeamd.log)"
 }

@@ -72,5 +72,5 @@ for g in one two; do
 	check "memory, clock and serial" beatcheck --min ticks=5 $g.log >beats
 done
 check "stop" vmbeam hypervisor stop hv
-grep 'a turn of the loop' vmbeamd.out | tail -n 1 | sed 's/.*; /= /'
+grep 'a turn of the loop' vmbeamd.log | tail -n 1 | sed 's/.*; /= /'
 echo "= vmbeamd killed in $cases states: each time it went on or back, and no guest was lost"

@@ -75,6 +75,14 @@ get /v1/jobs -d '{"command": ["info", "nobody"]}' >job
 id=$(json job id)
 wait_for 20 is_over
 get "/v1/jobs/$id" | grep -q '"stderr": "vmbeam: nobody: no such VM is running' || fail "info: $(get "/v1/jobs/$id")"
+# What one prints is told from where it is asked for.
+get /v1/jobs -d '{"command": ["list", "--json"]}' >job
+id=$(json job id)
+wait_for 20 is_over
+get "/v1/jobs/$id" | grep -q '"stdout": "\[\]\\n"' || fail "list: $(get "/v1/jobs/$id")"
+get "/v1/jobs/$id?stdout=1" >part
+grep -q '"stdout": "\]\\n"' part && [ "$(json part stdout_next)" = 3 ] || fail "a part: $(cat part)"
+is 400 "/v1/jobs/$id?stdout=-1"
 for body in '{"command": ["lab"]}' '{"command": "list"}' '{"command": []}' '{"command": ["events", "--follow"]}' '{"command": ["run", "x"]}' \
 	'{"command": ["list\u0000x"]}' '[' '{}' 'null' '{"command": [1]}'; do
 	is 400 /v1/jobs -d "$body"

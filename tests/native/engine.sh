@@ -21,7 +21,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 reset() {
-	rm -rf hv vm state run steps slow-* fail-* hang-* odd-* vmbeamd.out
+	rm -rf hv vm state run steps slow-* fail-* hang-* odd-* vmbeamd.log
 	mkdir hv vm
 	: >steps
 	echo first >hv/hv
@@ -42,9 +42,9 @@ end() {
 # at PLACE: all guests are there, and nothing else is.
 at() {
 	for g in one two; do
-		[ "$(cat vm/$g)" = "$1" ] || fail "$what: $g is in $(cat vm/$g), not in $1: $(cat vmbeamd.out)"
+		[ "$(cat vm/$g)" = "$1" ] || fail "$what: $g is in $(cat vm/$g), not in $1: $(cat vmbeamd.log)"
 	done
-	[ "$(ls hv)" = hv ] || fail "$what: there is $(ls hv | tr '\n' ' '): $(cat vmbeamd.out)"
+	[ "$(ls hv)" = hv ] || fail "$what: there is $(ls hv | tr '\n' ' '): $(cat vmbeamd.log)"
 }
 done_is() {
 	get /v1/rejuvenations | grep -q "\"outcome\": \"$1\""
@@ -83,7 +83,7 @@ for s in $names; do
 		wait_for 20 done_is completed
 		wait_for 20 daemon_says idle
 		at hv
-		[ -z "$step" ] || grep -q "restarted" vmbeamd.out || fail "$what: it does not say where it was: $(cat vmbeamd.out)"
+		[ -z "$step" ] || grep -q "restarted" vmbeamd.log || fail "$what: it does not say where it was: $(cat vmbeamd.log)"
 		end
 		cases=$((cases + 1))
 	done
@@ -146,7 +146,7 @@ reset "step-timeout = 2s"
 begin X=
 check "$what" want
 wait_for 30 daemon_says blocked
-grep -q 'not over in time' vmbeamd.out || fail "$what: $(cat vmbeamd.out)"
+grep -q 'not over in time' vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
 at hv
 end
 
@@ -159,7 +159,7 @@ wait_for 20 is_dead
 rm hang-verify
 start_daemon X=
 wait_for 30 done_is completed
-grep -q 'killed' vmbeamd.out || fail "$what: $(cat vmbeamd.out)"
+grep -q 'killed' vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
 at hv
 end
 
@@ -169,7 +169,7 @@ reset "methods = warm
 : >hang-replace
 begin X=
 check "$what" want
-wait_for 30 grep -q 'not over in time' vmbeamd.out
+wait_for 30 grep -q 'not over in time' vmbeamd.log
 ! get /v1/hypervisors/hv/rejuvenate -X DELETE || fail "$what: it could be cancelled"
 sleep 6 # it is not there, and not forgotten
 [ "$(get /v1/hypervisors | grep -c '"hypervisor": "hv"')" = 1 ] || fail "$what: $(get /v1/hypervisors)"
@@ -197,7 +197,9 @@ end
 
 what="to another machine, if it cannot be moved here"
 reset "methods = beam, pre-copy
-	target = tls://other:7000"
+	target = tls://other:7000
+	[daemon]
+	tls = $PWD"
 : >fail-move
 begin X=
 check "$what" want
@@ -211,7 +213,7 @@ printf '[vm one]\nmove = never\n' >>vmbeamd.conf
 begin X=
 check "$what" want
 wait_for 20 daemon_says blocked
-grep -q 'one is never to be moved' vmbeamd.out || fail "$what: $(cat vmbeamd.out)"
+grep -q 'one is never to be moved' vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
 at hv
 ! grep -q . steps || fail "$what: $(cat steps)"
 end

@@ -272,6 +272,7 @@ UNIT(daemon, the_configuration_says_what_it_says)
 					"[daemon]\n"
 					"socket = /tmp/s\n"
 					"max-concurrent = 2\n"
+					"tls = /etc/vmbeam/tls\n"
 					"\n"
 					"[hypervisor *]\n"
 					"schedule = 0 3 * * sun\n"
@@ -332,6 +333,9 @@ UNIT(daemon, a_wrong_configuration_is_told_by_line_and_column)
 		   {"[hypervisor a]\nmethods = beam, steam\n", "f:2:17: beam, warm"},
 		   {"[hypervisor a]\nmethods = beam, beam\n", "f:2:17: beam is there already"},
 		   {"[hypervisor a]\nmethods = pre-copy\n", "f:1:1: method pre-copy needs a target"},
+		   {"[daemon]\n[hypervisor a]\nmethods = pre-copy\ntarget = tls://b:7000\n", "f:2:1: method pre-copy needs tls"},
+		   {"[daemon]\nmetrics = 127.0.0.1\n", "f:2:11: ADDRESS:PORT is expected"},
+		   {"[daemon]\ndashboard = 127.0.0.1:0\n", "f:2:23: ADDRESS:PORT is expected"},
 		   {"[hypervisor a]\nthreshold = memory_available = 3\n", "f:2:30: < or >"},
 		   {"[hypervisor a]\nthreshold = memory_available < much\n", "f:2:32: a number"},
 		   {"[hypervisor a]\npredict = soon\n", "f:2:11: a time"},
