@@ -1,21 +1,34 @@
 # bench.mk: vmbeam beside other programs; included by the top Makefile.
+#   bench        the paper's plots: vmbeam bench (bench/bench.sh)
 #   bench-qemu   QEMU's cpr-transfer and `vmbeam migrate --to fresh`, in one lab run (bench/qemu.sh)
 #   bench-stream the migration engine over loopback, and QEMU's (bench/stream.sh)
 #   bench-downtime  whether pre-copy keeps its downtime limit (bench/downtime.sh)
 #   bench-aging  how early the ageing monitor sees a leak, how often it is wrong (bench/aging.c)
 
-PACKAGES_BENCH := libjansson-dev debian-archive-keyring
+PACKAGES_BENCH := libjansson-dev debian-archive-keyring gnuplot-nox
 
 BENCH := build/bench
+
+.PHONY: bench
+bench:                                    ## the paper's plots (BENCH_ARGS="quick" or "all", P1 to P8, --out, --systems; DOCS=docs)
+	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat'
+	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor nest-image guest-beat guest-tools \
+		$(addprefix $(BENCH)/,stamp report qemu-move qemu10.stamp)
+	$(Q)DOCS='$(DOCS)' build/vmbeam bench $(BENCH_ARGS)
+
+$(BENCH)/report: bench/report.c vmm/base.c vmm/base.h
+	@mkdir -p $(@D)
+	@echo "  CC   $@"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -o $@ $(filter %.c, $^) -ljansson -lm
 
 .PHONY: bench-qemu
 bench-qemu:                               ## compare with QEMU 10.0 (RUNS=5 SIZES="512 1024" CPUS=2 HUGE=)
 	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH)'
 	$(Q)$(MAKE) --no-print-directory build lab-kernel guest-beat guest-tools \
-		$(BENCH)/stamp $(BENCH)/cpr $(BENCH)/qemu10.stamp
+		$(BENCH)/stamp $(BENCH)/qemu-move $(BENCH)/qemu10.stamp
 	$(Q)RUNS='$(RUNS)' SIZES='$(SIZES)' CPUS='$(CPUS)' HUGE='$(HUGE)' bench/qemu.sh
 
-$(BENCH)/stamp $(BENCH)/cpr: $(BENCH)/%: bench/%.c vmm/base.c vmm/base.h
+$(BENCH)/stamp $(BENCH)/qemu-move: $(BENCH)/%: bench/%.c vmm/base.c vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(GUEST_CFLAGS) -o $@ $(filter %.c, $^) -ljansson

@@ -17,7 +17,7 @@ top=$(pwd)
 # Programs, firmware and kernel are in memory for both, not on the lab's slow 9p.
 work=/tmp/bench
 mkdir -p $work/bin && cd $work || exit 1
-cp "$top/build/vmbeam" "$top/build/bench/stamp" "$top/build/bench/cpr" "$top/build/guests/beatcheck" bin
+cp "$top/build/vmbeam" "$top/build/bench/stamp" "$top/build/bench/qemu-move" "$top/build/guests/beatcheck" bin
 cp -r "$top/build/bench/qemu10/root" . && cp "$top/build/lab/vmlinuz" "$top/build/guests/beat.cpio" . || exit 1
 export PATH="$work/bin:$work/root/usr/bin:$PATH"
 export LD_LIBRARY_PATH=$work/root/lib/x86_64-linux-gnu:$work/root/usr/lib/x86_64-linux-gnu
@@ -124,7 +124,7 @@ run() {
 	before=$(last seq)
 	trace_on
 	case $1 in
-	qemu) qemu 2 stamp move.t --gone "$pid" -- cpr qmp1 qmp2 main cpr -- >move 2>err ;;
+	qemu) qemu 2 stamp move.t --gone "$pid" -- qemu-move cpr qmp1 qmp2 channel -- >move 2>err ;;
 	vmbeam) stamp move.t --gone "$pid" -- vmbeam migrate bench --to fresh --json >move 2>err ;;
 	vmbeam-no-warm) stamp move.t --gone "$pid" -- vmbeam migrate bench --to fresh --no-warm --json >move 2>err ;;
 	esac || fail "handover: $(tail -n 1 err)"
@@ -135,10 +135,9 @@ run() {
 	wall=$((end - $(at move.t start)))
 	if [ "$1" = qemu ]; then
 		# From outside it is the only total that includes starting the destination.
-		read -r own downtime _ <move
-		figure own_total_ns "${own}000000"
+		figure own_total_ns "$(json move total_ns)"
 		figure total_ns $wall
-		figure downtime_ns "${downtime}000000"
+		figure downtime_ns "$(json move downtime_ns)"
 	else
 		figure own_total_ns "$(json move total_ns)"
 		figure total_ns "$(json move total_ns)"

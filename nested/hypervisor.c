@@ -55,8 +55,10 @@ static Vmb__AgentMessage *ask(struct channel *c, const Vmb__AgentMessage *questi
 
 	while (clock_ns() < deadline) {
 		uint64_t again = MIN(deadline, clock_ns() + AGAIN_MS * 1000000ull), now;
+		struct pollfd room = {.fd = c->fd, .events = POLLOUT};
 
-		if (channel_send(c, question, AGAIN_MS, e))
+		/* (One that is not up yet takes as many questions as its socket holds.) */
+		if (poll(&room, 1, 0) > 0 && channel_send(c, question, AGAIN_MS, e))
 			return NULL;
 		while ((now = clock_ns()) < again) {
 			int r = channel_receive(c, &m, (int)((again - now) / 1000000 + 1), e);

@@ -90,6 +90,7 @@ int receive_main(int argc, char **argv);
 int hypervisor_main(int argc, char **argv);
 /* monitor, top, events */
 int watch_main(int argc, char **argv);
+int bench_main(int argc, char **argv);
 int rejuvenate_main(int argc, char **argv);
 int list_main(int argc, char **argv);
 int info_main(int argc, char **argv);

@@ -1,5 +1,5 @@
 /* cmd_other.c: what other programs beside this one do: vmbeam-migrate what goes over the network, vmbeam-monitor what needs
- * SQLite, HTTP or a screen. */
+ * SQLite, HTTP or a screen, and in a source tree bench/bench.sh the measurements. */
 #include "rejuv/cli.h"
 #include "vmm/base.h"
 
@@ -42,4 +42,18 @@ int network_main(int argc, char **argv)
 {
 	(void)argc; /* argv ends with NULL */
 	return network_exec(argv);
+}
+
+int bench_main(int argc, char **argv)
+{
+	char *build = cli_program(".."), *script = xasprintf("%s/bench/bench.sh", build);
+	int r;
+
+	(void)argc;
+	free(build);
+	argv[0] = script;
+	execv(script, argv);
+	r = cli_fail("bench: %s: %s%s", script, strerror(errno), errno == ENOENT ? " (it is only there in a source tree)" : "");
+	free(script);
+	return r;
 }

@@ -222,7 +222,7 @@ int list_main(int argc, char **argv)
 		printf("%-20s %-9s %-10s %10s  %3s  %7s\n", "NAME", "STATE", "PLACEMENT", "MEMORY", "CPU",
 		       "PID");
 	for (int i = 0; i < n; i++) {
-		if (names[i]->d_name[0] != '.')
+		if (names[i]->d_name[0] != '.' && names[i]->d_type != DT_SOCK) /* vmbeamd's */
 			list_one(names[i]->d_name, array);
 		free(names[i]);
 	}

@@ -51,6 +51,7 @@ static const struct command {
 	{"events", watch_main, "events [NAME] [--since 2h|DATE] [--follow] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
+	{"bench", bench_main, "bench [quick|all|P1...P8|P10]... [--out DIR] [--systems beam,cold,host,warm,nest,plain_nest,phys,phys10,plain_phys]"},
 };
 
 static void print_help(FILE *out)
@@ -64,7 +65,7 @@ static void print_help(FILE *out)
 /* Who is not root has the daemon do it, where there is one; it decides whether he may. */
 static bool goes_to_daemon(const char *command)
 {
-	static const char *const own[] = {"lab", "receive", "console", "certs", "top", "shutdown"};
+	static const char *const own[] = {"lab", "bench", "receive", "console", "certs", "top", "shutdown"};
 
 	for (size_t i = 0; i < ARRAY_LEN(own); i++)
 		if (!strcmp(command, own[i]))

@@ -37,12 +37,19 @@ static void keep_console(const char *dir, const char *name)
 	free(text);
 }
 
+/* The end of a long one. */
 static void keep_log(const char *dir, const char *name)
 {
 	char *path = runtime_path(name, "log"), *text = xcalloc(1, LOG_MOST);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	struct stat st;
+	ssize_t n = -1;
 
-	read_text(path, text, LOG_MOST);
-	keep_file(dir, "log", text, strlen(text));
+	if (fd >= 0 && !fstat(fd, &st))
+		n = pread_all(fd, text, LOG_MOST, MAX(st.st_size - LOG_MOST, 0));
+	if (n >= 0)
+		keep_file(dir, "log", text, (size_t)n);
+	close_fd(&fd);
 	free(path);
 	free(text);
 }

@@ -1,33 +1,40 @@
 # tests.mk: what `make check` runs.
 #   check-unit   natively, criterion, ASan and UBSan; no KVM needed
 #   check-fuzz   the fuzz targets of tests/fuzz, a few seconds each; no KVM needed
-#   check-daemon tests/native: vmbeamd without VMs; no KVM needed
+#   check-native tests/native: vmbeamd without VMs, the benchmark's report; no KVM needed
 #   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where there is /dev/kvm
 
 include tests/guests/guests.mk
 
-.PHONY: check check-unit check-lab check-fuzz check-daemon fuzz
+.PHONY: check check-unit check-lab check-fuzz check-native fuzz
 comma := ,
 check:                                    ## all tests; installs what they need
 	$(Q)$(MAKE) --no-print-directory deps
-	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-daemon check-lab
+	$(Q)$(MAKE) --no-print-directory check-guests check-unit check-fuzz check-native check-lab
 
 check-lab: build lab-kernel hypervisor nest-image guest-beat guest-debian guest-tools  ## the KVM tests (TESTS="a b" for some)
 	$(Q)tests/lab/check.sh $(TESTS)
 
-check-daemon: build                       ## vmbeamd's API against bad clients, its engine on VMs that are files; no KVM needed
+check-native: build build/bench/report       ## vmbeamd's API against bad clients, its engine on VMs that are files, the benchmark's report; no KVM needed
 	$(Q)tests/native/api.sh
 	$(Q)tests/native/engine.sh
+	$(Q)tests/native/report.sh
 
 .PHONY: check-dashboard
 check-dashboard:                          ## the page for browsers, in a headless Chromium; installs that
 	$(Q)$(MAKE) --no-print-directory deps build PACKAGES_TEST="$(PACKAGES_TEST) chromium chromium-driver"
 	$(Q)tests/native/dashboard.sh
 
+.PHONY: check-package
+check-package:                            ## the Debian package and its systemd units, on an emulated Debian 12 (ten minutes)
+	$(Q)$(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory lab-kernel guest-beat deb
+	$(Q)tests/native/package.sh
+
 .PHONY: check-long
-check-long: build lab-kernel hypervisor guest-beat guest-debian guest-tools check-dashboard  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)
+check-long: build lab-kernel hypervisor guest-beat guest-debian guest-tools check-dashboard check-package  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)
 	$(Q)HANDOVERS=200 KILL_ALL=1 TEST_TIMEOUT=3600 MIGRATIONS=100 NESTED=50 NESTED_ALL=1 REJUVENATIONS=50 \
-		tests/lab/check.sh handover stream size nested fence leaks kill copy network network-faults limits nest aging contention daemon daemon-faults daemon-network
+		tests/lab/check.sh handover stream size nested fence leaks kill copy network network-faults limits nest aging contention daemon daemon-faults daemon-kills daemon-network
 	$(Q)SOAK=30 TEST_TIMEOUT=14400 tests/lab/check.sh soak soak-forecast
 	$(Q)tests/native/power.sh
 	$(Q)LAB_MEMORY=12G TEST_TIMEOUT=3000 tests/lab/check.sh nested-size

@@ -562,8 +562,12 @@ static int listen_at(struct api *a, struct error *e)
 	a->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (a->listener < 0)
 		return error_set_errno(e, "socket");
-	if (!lstat(path, &st) && S_ISSOCK(st.st_mode))
-		unlink(path); /* (the journal's lock says that there is no other daemon) */
+	/* One that has ended badly has left it; another, with another state folder, listens there. */
+	if (!lstat(path, &st) && S_ISSOCK(st.st_mode)) {
+		if (!connect(a->listener, (struct sockaddr *)&address, sizeof(address)) || errno == EAGAIN)
+			return error_set(e, "%s: somebody listens there already", path);
+		unlink(path);
+	}
 	mask = umask(0777);
 	r = bind(a->listener, (struct sockaddr *)&address, sizeof(address));
 	umask(mask);

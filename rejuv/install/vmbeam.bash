@@ -1,7 +1,7 @@
 # bash completion for vmbeam(1) and vmbeamd(8)
 _vmbeam() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} names
-	names=$(ls "${VMBEAM_RUNTIME_DIR:-/run/vmbeam}" 2>/dev/null)
+	names=$(cd "${VMBEAM_RUNTIME_DIR:-/run/vmbeam}" 2>/dev/null && ls -d -- */ 2>/dev/null | tr -d /)
 	COMPREPLY=()
 	if [ "$COMP_CWORD" = 1 ]; then
 		COMPREPLY=($(compgen -W "$(vmbeam help 2>/dev/null | sed -n 's/^  vmbeam \([a-z]*\).*/\1/p') help" -- "$cur"))

@@ -6,7 +6,7 @@
 set -u
 RETRIES=3
 # What the tests take from the environment, numbers: the lab's own is another.
-OPTIONS='HANDOVERS|SOAK|MOVES|NESTED|NESTED_ALL|CPUS|REJUVENATIONS|ROUNDS|MIGRATIONS|COPIES|RUNS|KILL_ALL|TEST_TIMEOUT'
+OPTIONS='HANDOVERS|SOAK|MOVES|NESTED|NESTED_ALL|CPUS|REJUVENATIONS|ROUNDS|MIGRATIONS|COPIES|RUNS|KILL_ALL|KILLS|TEST_TIMEOUT'
 cd "$(dirname "$0")/../.." || exit 1
 [ $# -gt 0 ] || set -- $(cat tests/lab/tests.list)
 results=build/tests/lab.results

@@ -1,6 +1,6 @@
 #!/bin/sh
 # api.sh: vmbeamd's API against clients that are many, slow, silent, talk nonsense or may not ask; natively, no VM is needed.  Called by
-# `make check-daemon`.  The loop must not stall, memory stays what it is, and who asks properly is answered.
+# `make check-native`.  The loop must not stall, memory stays what it is, and who asks properly is answered.
 set -eu
 TOP=$(cd "$(dirname "$0")/../.." && pwd)
 PATH=$TOP/build:$PATH
@@ -52,6 +52,11 @@ rss() {
 slowest() {
 	get /v1/status | sed -n 's/.*"slowest_turn_ms": \([0-9.]*\).*/\1/p'
 }
+
+# One with another state folder does not take its socket.
+status=0
+VMBEAM_STATE_DIR=$PWD/other vmbeamd --config conf >second 2>&1 || status=$?
+[ $status = 1 ] && grep -q "somebody listens there already" second && get /v1/status >/dev/null || fail "a second daemon: $status: $(cat second)"
 
 # The description tells of each route, and each that it tells of is there.
 sed -n 's/^\t{"\([A-Z]*\)", "\([^"]*\)", .*/\1 \2/p' "$TOP/rejuv/daemon/api.c" | sort >routes

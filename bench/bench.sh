@@ -1,0 +1,142 @@
+#!/bin/sh
+# bench.sh [quick|all|P1...P8|P10]... [--out DIR] [--systems NAME,NAME...]: the paper's plots; `vmbeam bench`.
+#
+# Every run of every call stays in DIR/results.csv (default build/bench/results); what is there already, of the same version, is
+# not measured again, so that a call that was cut off goes on.  All runs of a point, one of each system after another, are in one
+# lab, or right here where there is /dev/kvm (inside.sh).  When the emulator breaks down (status 125 of `vmbeam lab`) what is left
+# runs in a fresh one, RETRIES times at most.  At last the report is written (report.c).  Columns:
+#   call, machine, where, lab, vmbeam   when, on what and whether emulated, the number of this lab, version
+#   system, size, rate, round           what was run; MiB, MiB/s written by the guest (0: its memory is filled, and stays)
+#   outcome                             "ok" or what went wrong; then figures are missing
+#   total, downtime                     ns, as the engine accounts for them
+#   gap                                 ns, the longest time that a real-time thread of the guest had no CPU around the move
+#   wire, bytes                         bytes that network interfaces carried; that the engine sent
+#   cpu, base, wall                     ns of CPU time that the system's processes used, that they had used in the second before, and
+#                                       how long the command took
+set -u
+from=$PWD
+cd "$(dirname "$0")/.." || exit 1
+RETRIES=3
+out=build/bench/results only= what=
+usage() {
+	echo "vmbeam bench: $1 (usage: vmbeam bench [quick|all|P1...P8|P10]... [--out DIR] [--systems beam,cold,nest,...])" >&2
+	exit 2
+}
+while [ $# -gt 0 ]; do
+	case $1 in
+	quick | all | P[1-8] | P10) what="$what $1" ;;
+	--out | --systems)
+		[ $# -gt 1 ] || usage "$1 needs a value"
+		if [ "$1" = --systems ]; then
+			only=$2
+		else
+			case $2 in /*) out=$2 ;; *) out=$from/$2 ;; esac
+		fi
+		shift
+		;;
+	*) usage "$1: there is no such thing" ;;
+	esac
+	shift
+done
+for s in $(echo "$only" | tr , ' '); do
+	case $s in beam | cold | warm | host | nest | plain_nest | phys | phys10 | plain_phys | qemu_cpr | qemu_tls | qemu_plain | rejuv_1 | rejuv_2 | rejuv_4 | rejuv_8 | rejuv_16) ;; *) usage "--systems: $s: no such system" ;; esac
+done
+mkdir -p "$out" || exit 1
+out=$(realpath "$out")
+csv=$out/results.csv
+version=$(git describe --always --dirty 2>/dev/null || echo unknown) qemu=$(sed 's/.*version \([0-9.]*\).*/\1/' build/bench/qemu10/version)
+call=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+where=native
+[ -c /dev/kvm ] || where=emulated
+machine=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1 | tr -d '",')
+
+# chosen SYSTEM...: those that are asked for.
+chosen() {
+	for s; do
+		case ,${only:-$s}, in *,"$s",*) printf '%s ' "$s" ;; esac
+	done
+}
+# What copies takes minutes a GiB where it is emulated: it has fewer rounds.
+remaps="beam cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
+# point SIZE RATE ROUNDS SYSTEM...: a line for each run.
+point() {
+	size=$1 rate=$2 rounds=$3
+	shift 3
+	for round in $(seq "$rounds"); do
+		for s in $(chosen "$@"); do
+			echo "$size $rate $round $s"
+		done
+	done
+}
+# sizes ROUNDS COPIED SIZE...
+sizes() {
+	rounds_remap=$1 rounds_copy=$2
+	shift 2
+	for at; do
+		point "$at" 0 "$rounds_remap" $remaps
+		point "$at" 0 "$rounds_copy" $copies
+	done
+}
+rates() {
+	for at in 0 2 8 32; do
+		point 256 $at 5 beam host
+		point 256 $at 2 phys nest
+	done
+}
+plan() {
+	for w in ${what:-quick}; do
+		case $w in
+		quick)
+			point 256 0 3 beam cold host
+			point 256 0 1 phys plain_phys nest plain_nest
+			;;
+		P1 | P3) sizes 5 2 256 512 1024 2048 ;;
+		P2 | P4) rates ;;
+		P5 | P6 | P7 | P8) sizes 5 2 1024 ;;
+		all)
+			sizes 5 2 256 512 1024 2048
+			point 1024 0 3 warm
+			rates
+			point 64 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8
+			;;
+		esac
+	done | awk '!seen[$0]++'
+}
+wants_ageing() {
+	case " ${what:-quick} " in *" all "* | *" P10 "*) [ ! -s "$csv.d/ageing" ] ;; *) false ;; esac
+}
+# Those of the plan that have no result yet.
+left() {
+	plan | while read -r size rate round s; do
+		grep -qs ",$version,$s,$size,$rate,$round,\"ok\"," "$csv" || echo "$size $rate $round $s"
+	done
+}
+# Of such lines one word for each point (inside.sh).
+points() {
+	awk '{ k = $1 ":" $2; if (!(k in at)) { at[k] = ++n; name[n] = k }
+		i = at[k]; r = i SUBSEP $3; if (!(r in list)) order[i] = order[i] " " $3
+		list[r] = list[r] (r in list && list[r] != "" ? "," : "") $4 }
+		END { for (i = 1; i <= n; i++) { text = ""; m = split(order[i], rounds, " ")
+			for (j = 1; j <= m; j++) text = text (j > 1 ? "+" : "") rounds[j] "=" list[i SUBSEP rounds[j]]
+			print name[i] ":" text } }'
+}
+header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downtime,gap,wire,bytes,cpu,base,wall"
+[ -s "$csv" ] || echo "$header" >"$csv"
+[ "$(head -n 1 "$csv")" = "$header" ] || usage "$csv has other columns: choose another --out"
+
+lab=0
+while [ $lab -le $RETRIES ]; do
+	left >"$out/left"
+	[ -s "$out/left" ] || wants_ageing || break
+	lab=$((lab + 1))
+	echo "$(wc -l <"$out/left") runs are left"
+	# shellcheck disable=SC2046 # several points
+	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$out/left")" \
+		$(points <"$out/left") $(! wants_ageing || echo ageing)
+	status=$?
+	[ $status = 125 ] || break
+	echo "the emulator broke down (see above)"
+done
+rm -f "$out/left"
+build/bench/report "$out" ${DOCS:+--docs "$DOCS"} || exit 1
+[ -z "$(left)" ] || { echo "vmbeam bench: $(left | wc -l) runs are missing" >&2 && exit 1; }

@@ -1,0 +1,350 @@
+#!/bin/sh
+# inside.sh RESULTS CONSTANTS RUNS POINT...: measures one system after another, in the lab or on a machine with KVM; called by bench.sh, which
+# says what the columns are.
+#
+# `ageing` instead of a point: a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10).  A point is
+# SIZE:RATE:ROUND=SYSTEM,SYSTEM...+ROUND=SYSTEM...: memory of the guest in MiB, how much of it it writes, in MiB/s (0: none, its memory
+# is filled and stays).  The guests of all systems are there at once; a round moves each of its systems' once, one after the other.  A
+# line of RESULTS is CONSTANTS, a comma, and the figures; a folder RESULTS.d holds what `stamp` saw of each run.
+set -u
+BASE_MS=1000 EVERY_MS=20 CGROUPS=/sys/fs/cgroup
+results=$1 constants=$2 runs=$3
+shift 3
+TOP=$(pwd)
+export LAB=$TOP/build/lab GUESTS=$TOP/build/guests
+export PATH=$TOP/build/bench:$TOP/build:$GUESTS:$PATH VMBEAM_TEST=1
+T=/tmp/bench
+rm -rf $T && mkdir -p $T "$results.d" && cd $T || exit 1
+export VMBEAM_STATE_DIR=$T/state
+. "$TOP/tests/lab/lib.sh"
+. "$TOP/bench/nest/lib.sh"
+
+# What each system's processes use is counted in cgroups of its own: beam, host, nest, here, there, qemu.
+mountpoint -q $CGROUPS || mount -t cgroup2 cgroup2 $CGROUPS || fail "no cgroups"
+# within CGROUP COMMAND...
+within() {
+	sh -c "echo 0 >$CGROUPS/$1/cgroup.procs && shift && exec \"\$@\"" sh "$@"
+}
+echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+for c in beam host nest here there qemu; do
+	mkdir -p $CGROUPS/$c
+done
+
+# ---- each system: NAME_up once, NAME_start and NAME_stop the guest of a point, NAME_move; the guest's lines come to NAME.log
+
+options() { # of the guest
+	echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.threads=1 beat.thp=1 beat.mem=70% beat.rate=$([ "$rate" = 0 ] && echo idle || echo "${rate}M")"
+}
+# run NAME [PREFIX...] -- [OPTION...]
+run() {
+	name=$1 prefix=
+	shift
+	while [ "$1" != -- ]; do
+		prefix="$prefix $1"
+		shift
+	done
+	shift
+	rm -f "$name.log"
+	# shellcheck disable=SC2086 # several words
+	check "start $name" $prefix vmbeam run "$name" --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append "$(options)" \
+		--memory "${size}M" --serial "$T/$name.log" --detach "$@" >/dev/null
+}
+last_tick() {
+	sed -n 's/^tick \([0-9]*\) .* sum=.*/\1/p' "$1" | tail -n 1
+}
+ticked() { # LOG NUMBER
+	now=$(last_tick "$1")
+	[ "${now:--1}" -ge "$2" ]
+}
+
+sum_of() { # COMMAND: of the numbers it prints
+	"$@" | awk '{ s += $1 } END { printf "%.0f", s }'
+}
+
+beam_up() {
+	for hv in hv-a hv-b; do
+		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 4G >/dev/null
+	done
+}
+beam_start() { run beam within beam -- --in hv-a; }
+beam_stop() { check "stop beam" vmbeam stop beam --timeout 60; }
+beam_move() {
+	[ "$(info_of beam placement)" = hv-a ] && to=hv-b || to=hv-a
+	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate beam --to $to "$@" --json >move.json
+}
+cold_move() { beam_move --no-warm; }
+
+# (The guest is that of beam; its hypervisor is started anew under it.)
+warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate "$(info_of beam placement)" --method warm --json >move.json; }
+
+host_up() { :; }
+host_start() { run host within host --; }
+host_stop() { check "stop host" vmbeam stop host --timeout 60; }
+host_move() { stamp stamp.t $meter --cgroup $CGROUPS/host -- vmbeam migrate host --to fresh --json >move.json; }
+
+nest_start() {
+	nest_at=1 nest_other=2
+	rm -f nest.log
+	did 1 "vmbeam run nest --kernel /vmlinux --initrd /beat.cpio --memory ${size}M --append '$(options)' --serial /tmp/nest.log --detach </dev/null"
+}
+nest_stop() {
+	did $nest_at "vmbeam stop nest --timeout 100 >/dev/null 2>&1"
+	nest_fetch $nest_at nest
+}
+carried() { sum_of cat /sys/class/net/nest1/statistics/rx_bytes /sys/class/net/nest1/statistics/tx_bytes; }
+# nest_to PORT SCHEME OPTIONS
+nest_to() {
+	port=$1
+	shift
+	wire=$(carried)
+	stamp stamp.t $meter --cgroup $CGROUPS/nest -- sh -c "printf '%s\necho \"done \$?\"; exit\n' \
+		'vmbeam migrate nest --to $1://10.8.0.$nest_other:$port $2 --timeout 900 --downtime-limit 1000 --json </dev/null' |
+		socat -t 900 - TCP:10.8.0.$nest_at:99" >inside.out 2>&1
+	grep -q "^done 0$" inside.out || fail "nest: $(cat inside.out)"
+	wire=$(($(carried) - wire))
+	grep -v ^done inside.out >move.json
+	nest_fetch $nest_at nest
+	nest_at=$nest_other # (in this subshell)
+}
+nest_move() { nest_to 7000 tls "--tls /certs"; }
+plain_nest_move() { nest_to 7001 tcp --insecure; }
+
+# Two machines: network namespaces, joined by a cable of so many bits a second.
+phys_up() {
+	. "$TOP/tests/lab/machines.sh"
+	for m in here there; do
+		on $m sh -c "exec vmbeam receive --listen $(address $m):7001 --insecure --allow $T --allow $LAB --allow $GUESTS" >receive-plain.$m 2>&1 &
+		wait_for 20 grep -q "receiving at" receive-plain.$m
+		for p in $(ip netns pids $m); do
+			echo "$p" >$CGROUPS/$m/cgroup.procs
+		done
+	done
+}
+phys_start() {
+	phys_at=here phys_other=there
+	rm -f phys.log
+	check "start phys" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run phys --kernel "$LAB/vmlinux" \
+		--initrd "$GUESTS/beat.cpio" --append "$(options)" --memory "${size}M" --serial "$T/phys.log" --detach >/dev/null
+}
+phys_stop() { check "stop phys" on $phys_at vmbeam stop phys --timeout 60; }
+sent() { sum_of ip netns exec here sh -c 'cat /sys/class/net/cable/statistics/?x_bytes'; }
+# cable RATE: both ways.
+cable() {
+	for m in here there; do
+		ip netns exec $m tc qdisc replace dev cable root tbf rate "$1" burst 4mb latency 100ms || fail "no tbf"
+	done
+}
+# phys_to PORT SCHEME OPTION RATE
+phys_to() {
+	cable "$4"
+	wire=$(sent)
+	stamp stamp.t $meter --cgroup $CGROUPS/$phys_at --cgroup $CGROUPS/$phys_other -- ip netns exec $phys_at \
+		env VMBEAM_RUNTIME_DIR="$T/$phys_at" vmbeam migrate phys --to "$2://$(address $phys_other):$1" $3 --timeout 900 --downtime-limit 1000 --json >move.json
+	status=$?
+	wire=$(($(sent) - wire))
+	return $status
+}
+phys_move() { phys_to 7000 tls "--tls certs" 1gbit; }
+phys10_move() { phys_to 7000 tls "--tls certs" 10gbit; }
+plain_phys_move() { phys_to 7001 tcp --insecure 10gbit; }
+
+# QEMU 10.0 (qemu-fetch.sh), with programs and firmware in memory, not on the lab's slow 9p, as ours are.
+qemu_up() {
+	cp -r "$TOP/build/bench/qemu10/root" . && cp "$LAB/vmlinuz" "$GUESTS/beat.cpio" . || fail "no QEMU"
+	check certs vmbeam certs qemu-certs >/dev/null
+	[ -e phys.up ] || phys_up
+	: >phys.up
+}
+# qemu N MACHINE [COMMAND...]: its N-th process, there; COMMAND: how it is started.
+qemu() {
+	n=$1 ns=$2
+	shift 2
+	lib=$T/root/usr/lib/x86_64-linux-gnu
+	# XSAVE: KVM under TCG gets it wrong; vmbeam hides it there, for QEMU's guest this does.
+	"$@" ip netns exec "$ns" env LD_LIBRARY_PATH="$T/root/lib/x86_64-linux-gnu:$lib" "$T/root/usr/bin/qemu-system-x86_64" \
+		-L "$T/root/usr/share/qemu" -L "$T/root/usr/share/seabios" -pidfile "$T/qemu.pid$n" -nodefaults -no-user-config \
+		-display none -accel kvm -cpu host -m "${size}M" -object "memory-backend-memfd,id=ram,size=${size}M,share=on" \
+		-machine q35,memory-backend=ram,aux-ram-share=on -chardev "file,id=serial,path=$T/qemu.log,append=on" -serial chardev:serial \
+		-object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
+		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" \
+		-qmp "unix:$T/qmp$n,server=on,wait=off" -kernel "$T/vmlinuz" -initrd "$T/beat.cpio" -append "$(options) noxsave"
+}
+qemu_start() {
+	qemu_at=here qemu_other=there qemu_n=1
+	rm -f qemu.log qemu.pid* qmp*
+	qemu 1 here within qemu >qemu.out 2>&1 &
+	wait_for 60 test -s qemu.pid1
+}
+qemu_stop() {
+	p=$(cat "qemu.pid$qemu_n")
+	kill "$p" && wait_for 30 sh -c "! kill -0 $p 2>/dev/null"
+}
+# qemu_to HOW WHERE MACHINE
+qemu_to() {
+	wire=$(sent)
+	qemu $((qemu_n + 1)) "$3" stamp stamp.t $meter --gone "$(cat "qemu.pid$qemu_n")" --cgroup $CGROUPS/qemu -- \
+		qemu-move "$1" "qmp$qemu_n" "qmp$((qemu_n + 1))" "$2" -- >move.json
+	status=$?
+	wire=$(($(sent) - wire))
+	return $status
+}
+qemu_cpr_move() { qemu_to cpr "$T/channel$qemu_n" $qemu_at; }
+qemu_tls_move() { cable 10gbit && qemu_to tls "$(address $qemu_other):7100" $qemu_other; }
+qemu_plain_move() { cable 10gbit && qemu_to plain "$(address $qemu_other):7100" $qemu_other; }
+
+# A hypervisor with so many guests, rejuvenated; the first is called as the system is.
+for k in 1 2 4 8 16; do
+	eval "rejuv_${k}_up() { :; }
+	rejuv_${k}_start() { rejuv_start $k; }
+	rejuv_${k}_stop() { rejuv_stop $k; }
+	rejuv_${k}_move() { stamp stamp.t \$meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate hv-$k --json >move.json; }"
+done
+rejuv_start() {
+	check "hv-$1" within beam vmbeam hypervisor start "hv-$1" --memory 512M --window 4G >/dev/null
+	for i in $(seq "$1"); do
+		run "rejuv_$1$([ "$i" = 1 ] || echo "-$i")" within beam -- --in "hv-$1"
+	done
+	for i in $(seq 2 "$1"); do
+		wait_for 120 ticked "rejuv_$1-$i.log" 1
+	done
+}
+rejuv_stop() {
+	for i in $(seq "$1"); do
+		name=rejuv_$1$([ "$i" = 1 ] || echo "-$i")
+		check "stop $name" vmbeam stop "$name" --timeout 100
+		beatcheck --min ticks=5 "$name.log" >verdict || fail "$name has lost something: $(cat verdict)"
+	done
+	check "stop hv-$1" vmbeam hypervisor stop "hv-$1"
+}
+
+# Whose guest it is that moves.
+guest_of() {
+	case $1 in beam | cold | warm) echo beam ;; nest | plain_nest) echo nest ;; phys | phys10 | plain_phys) echo phys ;; qemu_*) echo qemu ;; *) echo "$1" ;; esac
+}
+guests_of() {
+	for s in $(echo "$1" | sed 's/[0-9]*=//g' | tr ',+' '  '); do
+		guest_of "$s"
+	done | sort -u
+}
+
+# ---- runs
+
+# Lines of its log, wherever that is.
+nest_ticked() {
+	inside $nest_at "tail -n 2 /tmp/nest.log" | grep -q "^tick [$1-9]\|^tick [0-9][0-9]"
+}
+is_up() { # GUEST: its memory is filled, and it has ticked so often
+	if [ "$1" = nest ]; then
+		nest_ticked 5
+	else
+		ticked "$1.log" 5
+	fi
+}
+# The longest time that its real-time thread had no CPU, as its first ticks after the move tell.
+gap_of() {
+	g=$1
+	if [ "$g" = nest ]; then
+		wait_for 60 nest_ticked 0
+		inside $nest_at "head -n 3 /tmp/nest.log" >after
+	else
+		wait_for 60 ticked "$g.log" $((before + 2))
+		awk -v n="$before" '$1 == "tick" && $2 > n && $2 <= n + 2' "$g.log" >after
+	fi
+	sed -n 's/.* maxgap=\([0-9]*\) .*/\1/p' after | sort -n | tail -n 1
+}
+measure() {
+	system=$1 guest=$(guest_of "$1") wire=
+	meter="--base $BASE_MS --every $EVERY_MS"
+	before=$([ "$guest" = nest ] || last_tick "$guest.log")
+	"${system}_move" || fail "$system: $(cat move.json) $(cat err)"
+	gap=$(gap_of "$guest")
+	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { print e - s }' stamp.t)
+	# QEMU's own total is without starting the destination.
+	case $system in qemu_*) total=$wall ;; *) total=$(json move.json total_ns) ;; esac
+	echo "$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall" >figures
+}
+
+# Its guests come and go meanwhile; an hour is a minute.
+ageing() {
+	check "hv" vmbeam hypervisor start hv-old --memory 768M --window 1G >/dev/null
+	check "leak" vmbeam hypervisor age hv-old heap leak 250M 90
+	check "leak" vmbeam hypervisor age hv-old disk leak 200M 90
+	vmbeam monitor --record --test-speed 60 --test-interval-ms 1000 --for 90 >monitor.out 2>&1 &
+	size=64 rate=0
+	for i in 1 2 3; do
+		run visitor -- --in hv-old
+		sleep 10
+		check "stop" vmbeam stop visitor --timeout 60
+		sleep 5
+	done
+	wait $! || fail "monitor: $(cat monitor.out)"
+	sqlite3 -csv "$VMBEAM_STATE_DIR/monitor.db" "SELECT (m.t - (SELECT min(t) FROM minute)) / 3600.0, s.name, m.value / 1048576 FROM minute m
+		JOIN series s ON s.id = m.series JOIN subject u ON u.id = s.subject WHERE u.name = 'hv-old' AND NOT s.outside
+		AND s.name IN ('memory_available', 'disk_available') ORDER BY m.t" >"$results.d/ageing"
+	check "stop" vmbeam hypervisor stop hv-old
+	[ -s "$results.d/ageing" ] || fail "nothing was recorded"
+	echo "ageing: $(wc -l <"$results.d/ageing") values recorded"
+}
+
+systems=$(for p; do
+	[ "$p" != ageing ] || continue
+	guests_of "$(echo "$p" | cut -d: -f3)"
+done | sort -u)
+for s in $systems; do
+	echo "$s: made ready"
+	case $s in
+	nest)
+		nest_up 1600M within nest
+		did 1 "echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+		did 2 "echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled"
+		;;
+	phys) [ -e phys.up ] || phys_up; : >phys.up ;;
+	*) "${s}_up" ;;
+	esac
+done
+begun= run=0
+for point; do
+	if [ "$point" = ageing ]; then
+		ageing
+		continue
+	fi
+	size=${point%%:*} rest=${point#*:}
+	rate=${rest%%:*} rounds=${rest#*:}
+	guests=$(guests_of "$rounds")
+	for g in $guests; do
+		echo "$g: a guest of $size MiB, $rate MiB/s"
+		"${g}_start"
+	done
+	for g in $guests; do
+		wait_for 300 is_up "$g"
+	done
+	echo "all of them are up"
+	begun=${begun:-$(date +%s)}
+	for one in $(echo "$rounds" | tr + ' '); do
+		round=${one%%=*}
+		for s in $(echo "${one#*=}" | tr , ' '); do
+			outcome=ok
+			(measure "$s") >out 2>&1 || outcome="$(tail -n 1 out | tr ',"\n' ';  ')"
+			# (What a move changes has to be known here.)
+			case $(guest_of "$s") in
+			nest) [ "$outcome" != ok ] || { x=$nest_at nest_at=$nest_other nest_other=$x; } ;;
+			phys) [ "$outcome" != ok ] || { x=$phys_at phys_at=$phys_other phys_other=$x; } ;;
+			qemu)
+				[ "$outcome" != ok ] || qemu_n=$((qemu_n + 1))
+				[ "$outcome" != ok ] || [ $s = qemu_cpr ] || { x=$qemu_at qemu_at=$qemu_other qemu_other=$x; }
+				;;
+			esac
+			[ "$outcome" = ok ] || : >figures
+			run=$((run + 1))
+			cp stamp.t "$results.d/$s-$size-$rate-$round" 2>/dev/null
+			cp move.json "$results.d/$s-$size-$rate-$round.json" 2>/dev/null
+			echo "$constants,$s,$size,$rate,$round,\"$outcome\",$(cat figures)" >>"$results"
+			echo "[$run of $runs, some $((($(date +%s) - begun) * (runs - run) / run / 60 + 1)) min left] $s $size MiB, $rate MiB/s, round $round: $(awk -F, '{ printf "total %.1f ms, downtime %.1f ms", $1 / 1e6, $2 / 1e6 }' figures) $outcome"
+			[ "$outcome" = ok ] || sed 's/^/    /' out
+		done
+	done
+	for g in $guests; do
+		"${g}_stop"
+		beatcheck --min ticks=5 "$g.log" >verdict || fail "$g of $size MiB has lost something: $(cat verdict)"
+	done
+done

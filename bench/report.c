@@ -1,0 +1,784 @@
+/* report.c: what `vmbeam bench` has measured, as tables and plots.
+ *
+ *   report DIR [--docs DIR]
+ *
+ * reads DIR/results.csv (bench.sh says what is in it) and DIR/results.csv.d, writes DIR/report.html, which needs no other file, and
+ * DIR/Pn.svg and .png, drawn by gnuplot; with --docs also results.md there and its plots in results/.  Figures are medians, with
+ * the quartiles (of two runs, both).  Exit 1 if a run failed or nothing was measured.
+ */
+#include "vmm/base.h"
+
+#include <err.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { RUNS = 20000, SYSTEMS = 24, XS = 32, FIELDS = 18, BASE_NS = 1000000000 };
+
+enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, COLUMNS };
+
+/* Copies of each byte that is sent, by what the code does with it: read from the guest, written to the socket, read there, written to
+ * the guest; encryption and decryption read and write it once more each. */
+enum { TOUCHED_PLAIN = 4, TOUCHED_TLS = 8 };
+
+static const struct system {
+	const char *name, *title;
+	bool wire, tls, paper; /* goes over a network; encrypted; as in the paper */
+} systems[] = {
+	{"beam", "beam", false, false, true},
+	{"cold", "beam, not warmed", false, false, false},
+	{"nest", "nest", true, true, true},
+	{"plain_nest", "nest, not encrypted", true, false, false},
+	{"phys", "phys, 1 GbE", true, true, true},
+	{"phys10", "phys, 10 GbE", true, true, false},
+	{"plain_phys", "phys, 10 GbE, not encrypted", true, false, false},
+	{"warm", "warm", false, false, false},
+	{"host", "host", false, false, false},
+	{"qemu_cpr", "QEMU, cpr-transfer", false, false, false},
+	{"qemu_tls", "QEMU, 10 GbE, TLS, multifd", true, true, false},
+	{"qemu_plain", "QEMU, 10 GbE, not encrypted, multifd", true, false, false},
+	{"rejuv_1", "rejuvenation, 1 guest", false, false, false},
+	{"rejuv_2", "rejuvenation, 2 guests", false, false, false},
+	{"rejuv_4", "rejuvenation, 4 guests", false, false, false},
+	{"rejuv_8", "rejuvenation, 8 guests", false, false, false},
+	{"rejuv_16", "rejuvenation, 16 guests", false, false, false},
+};
+
+struct run {
+	const struct system *system;
+	double size, rate, v[COLUMNS]; /* MiB, MiB/s; NaN: not known */
+	int round;
+};
+
+static struct {
+	const char *dir;
+	struct run run[RUNS];
+	size_t n, failed;
+	char machine[200], where[20], version[100], call[40];
+	FILE *html, *md; /* md: NULL */
+	const char *docs;
+} r;
+
+/* ---- reading */
+
+static const struct system *find_system(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_LEN(systems); i++)
+		if (!strcmp(systems[i].name, name))
+			return &systems[i];
+	return NULL;
+}
+
+/* Splits a line at commas outside quotes, which go; the number of fields. */
+static size_t split(char *line, char **field)
+{
+	size_t n = 0;
+	bool quoted = false;
+
+	line[strcspn(line, "\r\n")] = 0;
+	field[n++] = line;
+	for (char *to = line, *p = line;; p++) {
+		if (*p == '"') {
+			quoted = !quoted;
+			continue;
+		}
+		if (*p == ',' && !quoted) {
+			*to++ = 0;
+			if (n < FIELDS)
+				field[n++] = to;
+			continue;
+		}
+		*to++ = *p;
+		if (!*p)
+			return n;
+	}
+}
+
+static void read_line(char *line)
+{
+	char *f[FIELDS] = {NULL};
+	size_t n = split(line, f);
+	struct run *one = &r.run[r.n];
+
+	if (n < FIELDS - COLUMNS)
+		return;
+	one->system = find_system(f[5]);
+	if (!one->system || r.n == RUNS - 1)
+		return;
+	if (strcmp(f[9], "ok") != 0) {
+		r.failed++;
+		return;
+	}
+	snprintf(r.call, sizeof(r.call), "%s", f[0]);
+	snprintf(r.machine, sizeof(r.machine), "%s", f[1]);
+	snprintf(r.where, sizeof(r.where), "%s", f[2]);
+	snprintf(r.version, sizeof(r.version), "%s", f[4]);
+	one->size = atof(f[6]);
+	one->rate = atof(f[7]);
+	one->round = atoi(f[8]);
+	for (size_t i = 0; i < COLUMNS; i++) {
+		const char *text = f[FIELDS - COLUMNS + i];
+
+		one->v[i] = text && *text ? atof(text) : NAN;
+	}
+	r.n++;
+}
+
+static void read_results(void)
+{
+	char *path = xasprintf("%s/results.csv", r.dir), *line = NULL;
+	FILE *f = fopen(path, "re");
+	size_t size = 0;
+
+	if (!f)
+		err(1, "%s", path);
+	while (getline(&line, &size, f) >= 0)
+		read_line(line);
+	fclose(f);
+	free(line);
+	free(path);
+}
+
+/* ---- figures */
+
+/* What a plot shows of a run, in its unit. */
+typedef double figure(const struct run *run);
+
+static double total_ms(const struct run *run)
+{
+	return run->v[TOTAL] / 1e6;
+}
+static double downtime_ms(const struct run *run)
+{
+	return run->v[DOWNTIME] / 1e6;
+}
+static double gap_ms(const struct run *run)
+{
+	return run->v[GAP] > 0 ? run->v[GAP] / 1e6 : NAN; /* (an idle guest does not look) */
+}
+/* More than what they use anyway. */
+static double cpu_ms(const struct run *run)
+{
+	return fmax(run->v[CPU] - run->v[BASE] * run->v[WALL] / BASE_NS, 0) / 1e6;
+}
+static double wire_mb(const struct run *run)
+{
+	return run->system->wire ? run->v[WIRE] / 1e6 : 0;
+}
+static double memory_mb(const struct run *run)
+{
+	return run->v[BYTES] * (run->system->tls ? TOUCHED_TLS : TOUCHED_PLAIN) / 1e6;
+}
+
+static int rising(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+struct spread {
+	size_t n;
+	double low, median, high;
+};
+
+static double quantile(const double *v, size_t n, double q)
+{
+	double at = q * (double)(n - 1);
+	size_t i = (size_t)at;
+
+	return i + 1 < n ? v[i] + (at - (double)i) * (v[i + 1] - v[i]) : v[n - 1];
+}
+
+static struct spread spread_of(const struct system *s, double size, double rate, figure *of)
+{
+	static double v[RUNS];
+	size_t n = 0;
+
+	for (size_t i = 0; i < r.n; i++)
+		if (r.run[i].system == s && r.run[i].size == size && r.run[i].rate == rate && !isnan(of(&r.run[i])))
+			v[n++] = of(&r.run[i]);
+	if (!n)
+		return (struct spread){0, NAN, NAN, NAN};
+	qsort(v, n, sizeof(*v), rising);
+	return (struct spread){n, quantile(v, n, 0.25), quantile(v, n, 0.5), quantile(v, n, 0.75)};
+}
+
+/* How many guests; 0: it is none. */
+static int is_rejuvenation(const struct system *s)
+{
+	return strncmp(s->name, "rejuv_", 6) != 0 ? 0 : atoi(s->name + 6);
+}
+
+static double median_of(const char *system, double size, double rate, figure *of)
+{
+	return spread_of(find_system(system), size, rate, of).median;
+}
+
+/* The sizes that were measured without writing, or the rates of a size. */
+static size_t xs_of(bool rates, double size, double *x)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < r.n; i++) {
+		double one = rates ? r.run[i].rate : r.run[i].size;
+		bool is = !is_rejuvenation(r.run[i].system) && (rates ? r.run[i].size == size : r.run[i].rate == 0);
+
+		for (size_t k = 0; k < n && is; k++)
+			is = x[k] != one;
+		if (is && n < XS)
+			x[n++] = one;
+	}
+	qsort(x, n, sizeof(*x), rising);
+	return n;
+}
+
+static double largest(void)
+{
+	double x[XS];
+	size_t n = xs_of(false, 0, x);
+
+	return n ? x[n - 1] : NAN;
+}
+
+/* The size at which rates were measured. */
+static double rated(void)
+{
+	for (size_t i = 0; i < r.n; i++)
+		if (r.run[i].rate > 0)
+			return r.run[i].size;
+	return NAN;
+}
+
+/* ---- the report */
+
+static void __attribute__((format(printf, 1, 2))) say(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("<p>", r.html);
+	vfprintf(r.html, fmt, ap);
+	fputs("</p>\n", r.html);
+	va_end(ap);
+	if (!r.md)
+		return;
+	va_start(ap, fmt);
+	vfprintf(r.md, fmt, ap);
+	fputs("\n\n", r.md);
+	va_end(ap);
+}
+
+static void heading(const char *text)
+{
+	fprintf(r.html, "<h2>%s</h2>\n", text);
+	if (r.md)
+		fprintf(r.md, "## %s\n\n", text);
+}
+
+/* A row of a table; the first of each is its heading.  n 0: the table ends. */
+static void row(const char *const *cell, size_t n)
+{
+	static bool open;
+	const char *tag = open ? "td" : "th";
+
+	if (!n) {
+		fputs(open ? "</table>\n" : "", r.html);
+		if (open && r.md)
+			fputs("\n", r.md);
+		open = false;
+		return;
+	}
+	fputs(open ? "<tr>" : "<table><tr>", r.html);
+	for (size_t i = 0; i < n; i++) {
+		fprintf(r.html, "<%s>%s</%s>", tag, cell[i], tag);
+		if (r.md)
+			fprintf(r.md, "| %s ", cell[i]);
+	}
+	fputs("</tr>\n", r.html);
+	if (r.md) {
+		fputs("|\n", r.md);
+		for (size_t i = 0; i < n && !open; i++)
+			fputs(i ? "|---:" : "|---", r.md);
+		fputs(open ? "" : "|\n", r.md);
+	}
+	open = true;
+}
+
+static char *number(double x)
+{
+	return isnan(x) ? xstrdup("") : xasprintf(fabs(x) < 0.01 && x != 0 ? "%.2g" : fabs(x) < 10 ? "%.2f" : fabs(x) < 100 ? "%.1f" : "%.0f", x);
+}
+
+static char *cell_of(struct spread s)
+{
+	char *low = number(s.low), *median = number(s.median), *high = number(s.high), *text;
+
+	text = s.n > 1 ? xasprintf("%s (%s to %s; %zu)", median, low, high, s.n) : xstrdup(median);
+	free(low);
+	free(median);
+	free(high);
+	return text;
+}
+
+/* ---- plots: gnuplot reads the data with the script */
+
+static FILE *begin_plot(const char *name, const char *x, const char *y)
+{
+	FILE *f = popen("gnuplot", "w"); /* NOLINT(cert-env33-c): a command of our own */
+
+	if (!f)
+		err(1, "gnuplot");
+	fprintf(f,
+		"set terminal svg size 720,440 font 'sans,13' background 'white'\nset output '%s/%s.svg'\n"
+		"set xlabel '%s'\nset ylabel '%s'\nset grid\nset key outside top horizontal\nset style data linespoints\n"
+		"set style fill solid 0.6\nset boxwidth 0.6\n",
+		r.dir, name, x, y);
+	return f;
+}
+
+static void end_plot(FILE *f, const char *name)
+{
+	char *path = xasprintf("%s/%s.svg", r.dir, name), line[4096];
+	FILE *svg;
+
+	fprintf(f, "set terminal pngcairo size 720,440\nset output '%s/%s.png'\nreplot\n", r.dir, name);
+	if (pclose(f))
+		errx(1, "gnuplot failed at %s", name);
+	svg = fopen(path, "re");
+	if (!svg)
+		err(1, "%s", path);
+	/* Without what comes before it, it is a part of HTML. */
+	for (bool begun = false; fgets(line, sizeof(line), svg);) {
+		begun = begun || !strncmp(line, "<svg", 4);
+		if (begun)
+			fputs(line, r.html);
+	}
+	fclose(svg);
+	free(path);
+	if (r.md) {
+		char *copy = xasprintf("cp '%s/%s.svg' '%s/results/'", r.dir, name, r.docs);
+
+		if (system(copy)) /* NOLINT(cert-env33-c) */
+			errx(1, "%s", copy);
+		free(copy);
+		fprintf(r.md, "![%s](results/%s.svg)\n\n", name, name);
+	}
+}
+
+struct curves {
+	const char *name, *title, *y, *paper;
+	figure *of;
+	bool rates, log;
+	unsigned int without; /* bits: systems that are left out */
+};
+
+/* Figures over memory size or write rate: a plot and its table. */
+static void draw_curves(const struct curves *c)
+{
+	double size = c->rates ? rated() : 0, x[XS];
+	size_t nx = xs_of(c->rates, size, x), drawn = 0;
+	const char *cells[SYSTEMS + 1];
+	size_t n;
+	FILE *f;
+
+	heading(c->title);
+	if (c->paper)
+		say("The paper: %s", c->paper);
+	if (!nx || isnan(size)) {
+		say("Not measured.");
+		return;
+	}
+	f = begin_plot(c->name, c->rates ? "written by the guest, MiB/s" : "memory of the guest, MiB", c->y);
+	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+		fprintf(f, "$d%zu << EOD\n", s);
+		for (size_t i = 0; i < nx; i++) {
+			struct spread v = spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of);
+
+			if (v.n)
+				fprintf(f, "%g %g %g %g\n", x[i], v.median, v.low, v.high);
+		}
+		fputs("EOD\n", f);
+	}
+	if (c->log)
+		fputs("set logscale y\n", f);
+	if (!c->rates)
+		fputs("set logscale x 2\n", f);
+	fputs("plot ", f);
+	n = 0;
+	cells[n++] = c->rates ? "MiB/s" : "MiB";
+	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+		bool any = false;
+
+		for (size_t i = 0; i < nx; i++)
+			any |= spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of).n > 0;
+		if (!any || (c->without & (1U << s)))
+			continue;
+		fprintf(f, "%s$d%zu using 1:2:3:4 with yerrorlines title '%s' lc %zu pt 7 ps 0.6", drawn++ ? ", " : "", s, systems[s].title, s + 1);
+		cells[n++] = systems[s].title;
+	}
+	fputs("\n", f);
+	if (!drawn) {
+		pclose(f);
+		say("Not measured.");
+		return;
+	}
+	end_plot(f, c->name);
+	row(cells, n);
+	for (size_t i = 0; i < nx; i++) {
+		char *text[SYSTEMS + 1];
+
+		n = 0;
+		text[n++] = number(x[i]);
+		for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+			bool any = false;
+
+			for (size_t k = 0; k < nx; k++)
+				any |= spread_of(&systems[s], c->rates ? size : x[k], c->rates ? x[k] : 0, c->of).n > 0;
+			if (any && !(c->without & (1U << s)))
+				text[n++] = cell_of(spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of));
+		}
+		row((const char *const *)text, n);
+		for (size_t k = 0; k < n; k++)
+			free(text[k]);
+	}
+	row(NULL, 0);
+}
+
+struct bars {
+	const char *name, *title, *y, *paper;
+	figure *of;
+};
+
+/* Of all systems, at the largest size, with what each is of nest's. */
+static void draw_bars(const struct bars *b)
+{
+	static const char *const heads[] = {"system", "median (quartiles; runs)", "of nest's, %"};
+	double size = largest(), nest = median_of("nest", size, 0, b->of);
+	bool drawn = false;
+	FILE *f;
+
+	heading(b->title);
+	say("The paper: %s", b->paper);
+	f = begin_plot(b->name, "", b->y);
+	fputs("set xtics rotate by -20\nunset key\n$d << EOD\n", f);
+	row(heads, ARRAY_LEN(heads));
+	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+		struct spread v = spread_of(&systems[s], size, 0, b->of);
+		char *cells[3];
+
+		if (!v.n)
+			continue;
+		drawn = true;
+		fprintf(f, "\"%s\" %g %g %g\n", systems[s].title, v.median, v.low, v.high);
+		cells[0] = xstrdup(systems[s].title);
+		cells[1] = cell_of(v);
+		cells[2] = nest > 0 ? number(100 * v.median / nest) : xstrdup("");
+		row((const char *const *)cells, 3);
+		for (size_t k = 0; k < 3; k++)
+			free(cells[k]);
+	}
+	row(NULL, 0);
+	if (!drawn) {
+		pclose(f);
+		say("Not measured.");
+		return;
+	}
+	fputs("EOD\nplot $d using 0:2:xtic(1) with boxes lc 1, $d using 0:2:3:4 with yerrorbars lc -1 pt 0\n", f);
+	end_plot(f, b->name);
+}
+
+/* ---- rejuvenations of many guests */
+
+static void draw_rejuvenations(void)
+{
+	static const char *const heads[] = {"guests", "total, ms", "longest downtime of a guest, ms", "CPU time, ms"};
+	double x[XS], y[XS], n = 0, sx = 0, sy = 0, xx = 0, xy = 0, each, first;
+	bool any = false;
+
+	heading("What a rejuvenation costs, by guests");
+	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+		int k = is_rejuvenation(&systems[s]);
+		struct spread total = k ? spread_of(&systems[s], 64, 0, total_ms) : (struct spread){.n = 0};
+		char *cells[4];
+
+		if (!total.n)
+			continue;
+		if (!any)
+			row(heads, ARRAY_LEN(heads));
+		any = true;
+		cells[0] = xasprintf("%d", k);
+		cells[1] = cell_of(total);
+		cells[2] = cell_of(spread_of(&systems[s], 64, 0, downtime_ms));
+		cells[3] = cell_of(spread_of(&systems[s], 64, 0, cpu_ms));
+		row((const char *const *)cells, 4);
+		for (size_t i = 0; i < 4; i++)
+			free(cells[i]);
+		x[(int)n] = k;
+		y[(int)n++] = total.median;
+		sx += k;
+		sy += total.median;
+		xx += (double)k * k;
+		xy += k * total.median;
+	}
+	row(NULL, 0);
+	if (!any || n < 2) {
+		say("Measured with too few numbers of guests.");
+		return;
+	}
+	each = (n * xy - sx * sy) / (n * xx - sx * sx);
+	first = (sy - each * sx) / n;
+	n--;
+	say("The line through these: %.0f ms and %.0f ms for each guest; it misses the largest by %.0f %%.  By it, 200 guests, whose memory size does not "
+	    "count, take %.0f s, one after another%s.", first, each, 100 * fabs((first + each * x[(int)n]) / y[(int)n] - 1),
+	    (first + 200 * each) / 1000, strcmp(r.where, "emulated") ? "" : " (emulated)");
+}
+
+/* ---- CPU over time: what `stamp` saw of one run */
+
+/* Writes lines "ms share" of column `which` (0: all), share of one CPU in %; whether there were any. */
+static bool write_trace(FILE *f, const char *system, double size, int which)
+{
+	char *path = xasprintf("%s/results.csv.d/%s-%g-0-1", r.dir, system, size), line[512];
+	FILE *in = fopen(path, "re");
+	double start = NAN, at = NAN, used = NAN;
+	bool any = false;
+
+	free(path);
+	while (in && fgets(line, sizeof(line), in)) {
+		unsigned long long ns, us[2] = {0, 0};
+		int n;
+
+		if (sscanf(line, "start %llu", &ns) == 1)
+			start = (double)ns;
+		n = sscanf(line, "at %llu %llu %llu", &ns, &us[0], &us[1]);
+		if (n < 2)
+			continue;
+		double sum = which ? (double)us[which - 1] : (double)(us[0] + us[1]);
+		if (!isnan(start) && !isnan(at) && (double)ns > at) {
+			fprintf(f, "%.1f %.1f\n", ((double)ns - start) / 1e6, 100 * (sum - used) * 1000 / ((double)ns - at));
+			any = true;
+		}
+		at = (double)ns;
+		used = sum;
+	}
+	if (in)
+		fclose(in);
+	return any;
+}
+
+static void draw_cpu(void)
+{
+	static const struct {
+		const char *system, *title;
+		int which;
+	} lines[] = {{"beam", "beam", 0}, {"nest", "nest", 0}, {"phys", "phys, source", 1}, {"phys", "phys, destination", 2}};
+	const char *separator = "";
+	bool there[ARRAY_LEN(lines)];
+	FILE *f;
+
+	heading("P5: CPU use during one migration");
+	say("The paper: the peak of beam and nest is twice that of phys (both ends are on one machine).  Here: one run each of %g MiB, in %% of "
+	    "one CPU; the time axis is logarithmic, since the longest takes a hundred times as long as the shortest.", largest());
+	f = begin_plot("P5", "ms", "% of a CPU");
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+		fprintf(f, "$d%zu << EOD\n", i);
+		there[i] = write_trace(f, lines[i].system, largest(), lines[i].which);
+		fputs("EOD\n", f);
+	}
+	fputs("set logscale x\nset style data lines\nplot ", f);
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
+		if (there[i]) {
+			fprintf(f, "%s$d%zu title '%s' lw 2", separator, i, lines[i].title);
+			separator = ", ";
+		}
+	fputs("\n", f);
+	if (*separator) {
+		end_plot(f, "P5");
+		return;
+	}
+	pclose(f);
+	say("Not measured.");
+}
+
+/* ---- P10: what the ageing monitor recorded */
+
+static void draw_ageing(void)
+{
+	static const char *const names[] = {"memory_available", "disk_available"}, *const titles[] = {"memory", "disk"};
+	char *path = xasprintf("%s/results.csv.d/ageing", r.dir), line[200], name[64];
+	FILE *in = fopen(path, "re"), *f;
+	double hours, value;
+
+	free(path);
+	heading("P10: what is free in an ageing hypervisor");
+	say("The paper: both fall steadily.  Here the leaks are made: of the memory of a process and of files, while guests come and go; time is "
+	    "compressed 60 times.");
+	if (!in) {
+		say("Not measured.");
+		return;
+	}
+	f = begin_plot("P10", "hours", "available, MiB");
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		rewind(in);
+		fprintf(f, "$d%zu << EOD\n", i);
+		while (fgets(line, sizeof(line), in))
+			if (sscanf(line, "%lf,%63[^,],%lf", &hours, name, &value) == 3 && !strcmp(name, names[i]))
+				fprintf(f, "%g %g\n", hours, value);
+		fputs("EOD\n", f);
+	}
+	fclose(in);
+	fprintf(f, "set yrange [0:]\nset style data lines\nplot $d0 title '%s' lw 2, $d1 title '%s' lw 2\n", titles[0], titles[1]);
+	end_plot(f, "P10");
+}
+
+/* ---- what it should show */
+
+/* The phase of `system` that takes longest, by the engine's account of its first run; the caller's. */
+static char *longest_phase(const char *system, double size)
+{
+	char *path = xasprintf("%s/results.csv.d/%s-%g-0-1.json", r.dir, system, size), *text = NULL;
+	json_t *move = json_load_file(path, 0, NULL), *one;
+	double most = 0;
+	size_t i;
+
+	free(path);
+	json_array_foreach(json_object_get(move, "phases"), i, one) {
+		double ns = json_number_value(json_object_get(one, "ns"));
+
+		if (ns <= most)
+			continue;
+		most = ns;
+		free(text);
+		text = xasprintf("%s, %.1f ms", json_string_value(json_object_get(one, "name")), ns / 1e6);
+	}
+	json_decref(move);
+	return text ? text : xstrdup("not known");
+}
+
+static void aim(const char *what, double is, double limit, bool at_least, const char *blame, double size)
+{
+	char *ours = number(is), *wanted = number(limit);
+	bool met = at_least ? is >= limit : is <= limit;
+	char *phase = met || isnan(is) ? xstrdup("") : longest_phase(blame, size);
+	const char *const cells[] = {what, at_least ? "at least" : "at most", wanted, isnan(is) ? "not measured" : ours,
+				     isnan(is) ? "" : met ? "met" : "NOT MET", phase};
+
+	row(cells, ARRAY_LEN(cells));
+	free(ours);
+	free(wanted);
+	free(phase);
+}
+
+static void draw_aims(void)
+{
+	static const char *const heads[] = {"", "", "aim", "is", "", "what takes longest there"};
+	double size = largest(), x[XS], rates[XS], size2 = rated();
+	size_t nx = xs_of(false, 0, x), nr = isnan(size2) ? 0 : xs_of(true, size2, rates);
+	double rate = nr ? rates[nr - 1] : 0;
+
+	heading("What it should show");
+	say("For a guest of %g MiB that does nothing, unless said otherwise; ratios of medians.", size);
+	row(heads, ARRAY_LEN(heads));
+	aim("total: nest / beam", median_of("nest", size, 0, total_ms) / median_of("beam", size, 0, total_ms), 50, true, "beam", size);
+	aim("total: nest, not encrypted / beam", median_of("plain_nest", size, 0, total_ms) / median_of("beam", size, 0, total_ms), 50, true,
+	    "beam", size);
+	aim("CPU time of beam, % of nest's", 100 * median_of("beam", size, 0, cpu_ms) / median_of("nest", size, 0, cpu_ms), 2, false, "beam", size);
+	aim("CPU time of beam, % of that of nest, not encrypted",
+	    100 * median_of("beam", size, 0, cpu_ms) / median_of("plain_nest", size, 0, cpu_ms), 2, false, "beam", size);
+	aim("bytes copied by beam, % of what nest sends",
+	    100 * median_of("beam", size, 0, memory_mb) / TOUCHED_PLAIN / median_of("nest", size, 0, wire_mb), 0.1, false, "beam", size);
+	if (nx > 1)
+		aim("total without warming, largest / smallest size",
+		    median_of("cold", size, 0, total_ms) / median_of("cold", x[0], 0, total_ms), 1.3, false, "cold", size);
+	aim("downtime: beam / phys", median_of("beam", size, 0, downtime_ms) / median_of("phys", size, 0, downtime_ms), 1, false, "beam", size);
+	if (rate > 0) {
+		char *what = xasprintf("downtime: beam / phys, %g MiB, %g MiB/s written", size2, rate);
+
+		aim(what, median_of("beam", size2, rate, downtime_ms) / median_of("phys", size2, rate, downtime_ms), 0.5, false, "beam", size2);
+		free(what);
+	}
+	row(NULL, 0);
+}
+
+/* ---- all of it */
+
+static FILE *create(const char *dir, const char *name)
+{
+	char *path = xasprintf("%s/%s", dir, name);
+	FILE *f = fopen(path, "we");
+
+	if (!f)
+		err(1, "%s", path);
+	free(path);
+	return f;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct curves curves[] = {
+		{"P1", "P1: migration time over memory size, guest idle", "total, ms",
+		 "beam shortest, 1.1 to 5.8 times shorter than phys, and grows least.", total_ms, false, true, 0},
+		{"P1b", "P1, without nest", "total, ms", NULL, total_ms, false, false, 1U << 2 | 1U << 3 | 1U << 7},
+		{"P2", "P2: migration time over write rate", "total, ms", "beam unaffected; phys and nest grow.", total_ms, true, true, 0},
+		{"P3", "P3: downtime over memory size, guest idle", "downtime, ms, as the engine accounts for it",
+		 "beam about 600 ms, 200 ms more than phys.", downtime_ms, false, true, 0},
+		{"P4", "P4: downtime over write rate", "downtime, ms, as the engine accounts for it", "phys becomes longer than beam at high rates.",
+		 downtime_ms, true, true, 0},
+		{"P4b", "P4, as the guest's own clock saw it", "longest pause, ms", NULL, gap_ms, true, true, 0},
+	};
+	static const struct bars bars[] = {
+		{"P6", "P6: CPU time of one migration", "ms", "beam lowest: 29 %.", cpu_ms},
+		{"P7", "P7: bytes over the network", "MB", "beam about 0 %; the others the guest's memory size.", wire_mb},
+		{"P8", "P8: memory traffic of one migration",  "MB",
+		 "beam about 0 %.  Here it is no measurement: the bytes that the engine sent, times how often its code reads and writes each.",
+		 memory_mb},
+	};
+	bool emulated;
+
+	if (argc != 2 && (argc != 4 || strcmp(argv[2], "--docs") != 0))
+		errx(2, "usage: report DIR [--docs DIR]");
+	r.dir = argv[1];
+	read_results();
+	if (!r.n)
+		errx(1, "%s/results.csv: nothing was measured", r.dir);
+	r.html = create(r.dir, "report.html");
+	if (argc == 4) {
+		char *plots = xasprintf("%s/results", argv[3]);
+
+		r.docs = argv[3];
+		mkdir(plots, 0755);
+		free(plots);
+		r.md = create(r.docs, "results.md");
+		fprintf(r.md, "# Results\n\nWritten by `vmbeam bench`; not by hand.\n\n");
+	}
+	emulated = !strcmp(r.where, "emulated");
+	fprintf(r.html, "<!doctype html><meta charset=utf-8><title>vmbeam bench</title><style>body{font:15px sans-serif;max-width:60em;"
+			"margin:2em auto}table{border-collapse:collapse}td,th{padding:.2em .6em;border:1px solid #bbb;text-align:right}"
+			"td:first-child,th:first-child{text-align:left}</style><h1>vmbeam bench</h1>\n");
+	say("vmbeam %s, %s; %zu runs, the last begun %s%s.", r.version, r.machine, r.n, r.call, r.failed ? "; some failed, and are left out" : "");
+	if (emulated)
+		say("EMULATED: taken in the lab, where QEMU emulates AMD SVM: only ratios mean anything, and encryption costs far more than it "
+		    "would, which flatters beam: see what is not encrypted beside it.");
+	say("beam: zero-copy move between two guest hypervisors; not warmed: without having memory mapped at the destination beforehand; nest: "
+	    "encrypted pre-copy between two host VMs of one machine; phys: encrypted pre-copy between two network namespaces that stand for two "
+	    "machines, over a link of 1 or 10 Gbit/s, no nesting; QEMU 10.0: the same, and its cpr-transfer, total as seen from outside; warm: the hypervisor is replaced under its held guests; host: handover between "
+	    "two processes, no nesting.  Medians, with quartiles and the number of runs.");
+	draw_aims();
+	for (size_t i = 0; i < ARRAY_LEN(curves); i++)
+		draw_curves(&curves[i]);
+	draw_cpu();
+	for (size_t i = 0; i < ARRAY_LEN(bars); i++)
+		draw_bars(&bars[i]);
+	draw_ageing();
+	draw_rejuvenations();
+	heading("What is missing");
+	say("P9, throughput while VMs move one after another, is not measured by this report.");
+	fclose(r.html);
+	if (r.md)
+		fclose(r.md);
+	printf("%s/report.html: %zu runs, %zu failed\n", r.dir, r.n, r.failed);
+	return r.failed > 0;
+}

@@ -1,0 +1,106 @@
+# In every state of a rejuvenation each of those it is about dies once: the old hypervisor's process, the fresh one's, a guest's, and
+# the old one's agent (which from then on talks nonsense).  Who was not killed, and whose hypervisor was not, runs on; a guest that
+# went with either is said to have crashed, its memory is there; the daemon comes to rest, and the next rejuvenation succeeds.
+# KILLS=moving:old,moving:guest... for some of them.
+. "$TOP/tests/lab/daemon-lib.sh"
+names=$(state_names)
+pid_of() {
+	vmbeam info "$1" --json 2>/dev/null | sed -n 's/^ *"pid": \([0-9]*\),*$/\1/p' | head -n 1
+}
+is_stopped() {
+	grep -q '^State:.T' "/proc/$daemon/status"
+}
+is_at_rest() {
+	state=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
+	case $state in idle | blocked | '') ;; *) return 1 ;; esac
+}
+# A guest that has to be there: runs, and goes on.
+lives() {
+	[ "$(info_of "$1" state)" = running ] || fail "$what: $1 is $(info_of "$1" state) in $(info_of "$1" placement)"
+	goes_on "$1.log"
+}
+# One that may have gone with what was killed: it runs, or it is a crashed one that can be looked at.
+lives_or_crashed() {
+	case $(info_of "$1" state) in
+	running) goes_on "$1.log" ;;
+	crashed)
+		lost=$((lost + 1))
+		check "$what: dump" vmbeam dump "$1" --out core >/dev/null
+		[ "$(head -c 4 core | tail -c 3)" = ELF ] || fail "$what: the dump of $1 is no ELF file"
+		check "$what: clear" vmbeam stop "$1" --force
+		;;
+	*) fail "$what: $1 is $(info_of "$1" state) in $(info_of "$1" placement)" ;;
+	esac
+}
+# All of it there again, for the next.
+restore() {
+	[ -n "$(pid_of hv)" ] || check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
+	for g in one two; do
+		if [ -z "$(pid_of $g)" ]; then
+			start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
+		elif [ "$(info_of $g placement)" != hv ]; then
+			check "$g back" vmbeam migrate $g --to hv >/dev/null
+		fi
+	done
+}
+# one STATE POINT VICTIM
+one() {
+	what="$3 killed when $1"
+	echo "$(date +%T) $what"
+	start_daemon VMBEAM_DAEMON_FAULT="$1$2=stop"
+	wait_for 60 daemon_says idle
+	(want 2>/dev/null || true) & # it may be stopped before it answers
+	wait_for 200 is_stopped
+	case $3 in
+	old) victim=$(pid_of hv) ;;
+	fresh) victim=$(pid_of hv.new) ;;
+	guest) victim=$(pid_of one) ;;
+	agent) victim= && vmbeam hypervisor noise hv >/dev/null 2>&1 || true ;;
+	esac
+	[ -z "$victim" ] || kill -9 "$victim" # (hv.new is not there in every state)
+	kill -CONT $daemon
+	wait_for 300 is_at_rest
+	stop_daemon
+	case $3 in
+	guest)
+		lives two
+		[ -z "$(pid_of one)" ] || lives one # it may have had another process by then
+		;;
+	agent) lives one && lives two ;;
+	*) lives_or_crashed one && lives_or_crashed two ;;
+	esac
+	restore
+	configure "methods = beam" true
+	start_daemon X=
+	wait_for 60 daemon_says idle
+	n=$(runs_completed)
+	check "$what: wanted again" want
+	wait_for 300 has_completed "$n"
+	wait_for 60 daemon_says idle
+	whole "$what, again"
+	stop_daemon
+	cases=$((cases + 1))
+}
+cases=0 lost=0
+configure "methods = beam" true
+start_all
+for state in $names; do
+	state=${state%%:*}
+	point=.begun
+	case $state in
+	due | blocked) point= ;;
+	replacing | rolling-back | idle | preparing | moving | verifying | retiring) ;;
+	*) fail "state $state has no case here" ;;
+	esac
+	for victim in old fresh guest agent; do
+		case ",${KILLS-$state:$victim}," in *",$state:$victim,"*) ;; *) continue ;; esac
+		case $state in
+		idle) continue ;; # nothing is under way: the tests of VMs and hypervisors have these
+		replacing) configure "methods = warm" true ;;
+		rolling-back | blocked) configure "methods = beam" false ;;
+		*) configure "methods = beam" true ;;
+		esac
+		one $state "$point" $victim
+	done
+done
+echo "= $cases times one of them was killed: no guest was lost but $lost with the process that ran it, and the next rejuvenation succeeded"

@@ -1,0 +1,52 @@
+#!/bin/sh
+# report.sh: the benchmark's report on runs whose figures are known: medians, ratios, what was aimed at, what is missing.
+set -eu
+TOP=$(cd "$(dirname "$0")/../.." && pwd)
+T=$TOP/build/tests/report
+rm -rf "$T" && mkdir -p "$T/docs" "$T/results.csv.d"
+cd "$T"
+fail() {
+	echo "FAILED: $*" >&2
+	exit 1
+}
+has() {
+	grep -qF -- "$1" docs/results.md || fail "not there: $1: $(cat docs/results.md)"
+}
+refused() {
+	status=0
+	"$TOP/build/bench/report" "$T" >out 2>&1 || status=$?
+	[ $status = 1 ] || fail "ended with $status: $(cat out)"
+}
+echo "call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downtime,gap,wire,bytes,cpu,base,wall" >results.csv
+refused
+# run SYSTEM SIZE RATE ROUND TOTAL DOWNTIME WIRE BYTES CPU, times in ms; a tenth of a CPU is used anyway, it takes a second.
+run() {
+	echo "2026-11-28T00:00:00Z,\"a machine, of one kind\",emulated,1,v1,$1,$2,$3,$4,\"ok\",${5}000000,${6}000000,,$7,$8,${9}000000,100000000,1000000000" \
+		>>results.csv
+}
+for round in 1 2 3; do
+	run beam 1024 0 $round $((100 + 10 * round)) 20 "" 10000 $((100 + 10 * round))
+	run nest 1024 0 $round 9600 300 1100000000 1070000000 5100
+	run phys 1024 0 $round 1000 40 1100000000 1070000000 2100
+done
+run beam 256 64 1 100 30 "" 10000 150
+run phys 256 64 1 1000 40 "" 10000 150
+echo '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v1,nest,256,64,1,"it broke; badly",' >>results.csv
+printf 'base 1\nat 1000000 0\nstart 2000000\nat 21000000 10000\nat 41000000 10000\nend 50000000\n' >results.csv.d/beam-1024-0-1
+echo '{"phases": [{"name": "prepare", "ns": 5000000}, {"name": "fence", "ns": 7000000}]}' >results.csv.d/beam-256-0-1.json
+status=0
+"$TOP/build/bench/report" "$T" --docs docs >out 2>&1 || status=$?
+[ $status = 1 ] && grep -q "11 runs, 1 failed" out || fail "a run that failed: $status: $(cat out)"
+has "a machine, of one kind; 11 runs"
+has "EMULATED"
+has "| 1024 | 120 (115 to 125; 3) | 9600 (9600 to 9600; 3) | 1000 (1000 to 1000; 3) |"
+has "| total: nest / beam | at least | 50.0 | 80.0 | met |"
+has "| CPU time of beam, % of nest's | at most | 2.00 | 0.40 | met |"
+has "| total: nest, not encrypted / beam | at least | 50.0 | not measured |  |"
+has "| downtime: beam / phys, 256 MiB, 64 MiB/s written | at most | 0.50 | 0.75 | NOT MET | fence, 7.0 ms |"
+has "| beam | 20.0 (15.0 to 25.0; 3) | 0.40 |"
+for f in report.html P1.svg P1.png P5.png P7.svg docs/results/P1.svg; do
+	[ -s "$f" ] || fail "$f was not written"
+done
+grep -q "<svg" report.html && ! grep -q 'src="http\|href="http' report.html || fail "the report is not whole by itself"
+echo "report: figures as expected"
