@@ -212,7 +212,7 @@ rejuv_stop() {
 	for i in $(seq "$1"); do
 		name=rejuv_$1$([ "$i" = 1 ] || echo "-$i")
 		check "stop $name" vmbeam stop "$name" --timeout 100
-		beatcheck --min ticks=5 "$name.log" >verdict || fail "$name has lost something: $(cat verdict)"
+		beatcheck --min ticks=5 "$name.log" >verdict 2>&1 || fail "$name has lost something: $(cat verdict)"
 	done
 	check "stop hv-$1" vmbeam hypervisor stop "hv-$1"
 }
@@ -258,7 +258,7 @@ measure() {
 	before=$([ "$guest" = nest ] || last_tick "$guest.log")
 	"${system}_move" || fail "$system: $(cat move.json) $(cat err)"
 	gap=$(gap_of "$guest")
-	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { print e - s }' stamp.t)
+	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' stamp.t)
 	# QEMU's own total is without starting the destination.
 	case $system in qemu_*) total=$wall ;; *) total=$(json move.json total_ns) ;; esac
 	echo "$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall" >figures
@@ -345,6 +345,6 @@ for point; do
 	done
 	for g in $guests; do
 		"${g}_stop"
-		beatcheck --min ticks=5 "$g.log" >verdict || fail "$g of $size MiB has lost something: $(cat verdict)"
+		beatcheck --min ticks=5 "$g.log" >verdict 2>&1 || fail "$g of $size MiB has lost something: $(cat verdict)"
 	done
 done

@@ -143,6 +143,8 @@ static void read_results(void)
 
 /* ---- figures */
 
+#define SMOOTH 0.08
+
 /* What a plot shows of a run, in its unit. */
 typedef double figure(const struct run *run);
 
@@ -406,6 +408,8 @@ static void draw_curves(const struct curves *c)
 		fputs("set logscale y\n", f);
 	if (!c->rates)
 		fputs("set logscale x 2\n", f);
+	if (nx == 1)
+		fprintf(f, "set xrange [%g:%g]\n", x[0] / 2, x[0] > 0 ? x[0] * 2 : 1);
 	fputs("plot ", f);
 	n = 0;
 	cells[n++] = c->rates ? "MiB/s" : "MiB";
@@ -557,6 +561,9 @@ static bool write_trace(FILE *f, const char *system, double size, int which)
 		if (n < 2)
 			continue;
 		double sum = which ? (double)us[which - 1] : (double)(us[0] + us[1]);
+		/* (Of a time axis that is logarithmic the end is long.) */
+		if (!isnan(at) && (double)ns - at < SMOOTH * ((double)ns - start))
+			continue;
 		if (!isnan(start) && !isnan(at) && (double)ns > at) {
 			fprintf(f, "%.1f %.1f\n", ((double)ns - start) / 1e6, 100 * (sum - used) * 1000 / ((double)ns - at));
 			any = true;

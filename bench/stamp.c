@@ -97,7 +97,7 @@ static int watch(pid_t child, int every)
 
 static pid_t start(char **command)
 {
-	pid_t child = vfork();
+	pid_t child = fork();
 
 	if (!child) {
 		if (m.n && write(m.procs, "0", 1) != 1)
