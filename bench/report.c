@@ -55,7 +55,7 @@ struct run {
 static struct {
 	const char *dir;
 	struct run run[RUNS];
-	size_t n, failed;
+	size_t n, failed, others; /* runs; others: of another version than the last */
 	char machine[200], where[20], version[100], call[40];
 	FILE *html, *md; /* md: NULL */
 	const char *docs;
@@ -96,17 +96,20 @@ static size_t split(char *line, char **field)
 	}
 }
 
+/* One run; those of another version than the one before do not count any more. */
 static void read_line(char *line)
 {
 	char *f[FIELDS] = {NULL};
 	size_t n = split(line, f);
-	struct run *one = &r.run[r.n];
+	struct run *one;
 
-	if (n < FIELDS - COLUMNS)
+	if (n < FIELDS - COLUMNS || !find_system(f[5]) || r.n == RUNS - 1)
 		return;
-	one->system = find_system(f[5]);
-	if (!one->system || r.n == RUNS - 1)
-		return;
+	if (strcmp(f[4], r.version) != 0) {
+		r.others += r.n + r.failed;
+		r.n = r.failed = 0;
+	}
+	snprintf(r.version, sizeof(r.version), "%s", f[4]);
 	if (strcmp(f[9], "ok") != 0) {
 		r.failed++;
 		return;
@@ -114,7 +117,8 @@ static void read_line(char *line)
 	snprintf(r.call, sizeof(r.call), "%s", f[0]);
 	snprintf(r.machine, sizeof(r.machine), "%s", f[1]);
 	snprintf(r.where, sizeof(r.where), "%s", f[2]);
-	snprintf(r.version, sizeof(r.version), "%s", f[4]);
+	one = &r.run[r.n++];
+	one->system = find_system(f[5]);
 	one->size = atof(f[6]);
 	one->rate = atof(f[7]);
 	one->round = atoi(f[8]);
@@ -123,7 +127,6 @@ static void read_line(char *line)
 
 		one->v[i] = text && *text ? atof(text) : NAN;
 	}
-	r.n++;
 }
 
 static void read_results(void)
@@ -765,7 +768,8 @@ int main(int argc, char **argv)
 	fprintf(r.html, "<!doctype html><meta charset=utf-8><title>vmbeam bench</title><style>body{font:15px sans-serif;max-width:60em;"
 			"margin:2em auto}table{border-collapse:collapse}td,th{padding:.2em .6em;border:1px solid #bbb;text-align:right}"
 			"td:first-child,th:first-child{text-align:left}</style><h1>vmbeam bench</h1>\n");
-	say("vmbeam %s, %s; %zu runs, the last begun %s%s.", r.version, r.machine, r.n, r.call, r.failed ? "; some failed, and are left out" : "");
+	say("vmbeam %s, %s; %zu runs, the last begun %s; %zu that failed and %zu of other versions are left out.", r.version, r.machine, r.n, r.call,
+	    r.failed, r.others);
 	if (emulated)
 		say("EMULATED: taken in the lab, where QEMU emulates AMD SVM: only ratios mean anything, and encryption costs far more than it "
 		    "would, which flatters beam: see what is not encrypted beside it.");
