@@ -293,11 +293,7 @@ done | sort -u)
 for s in $systems; do
 	echo "$s: made ready"
 	case $s in
-	nest)
-		nest_up 1600M within nest
-		did 1 "echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-		did 2 "echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled"
-		;;
+	nest) nest_up 1600M within nest ;;
 	phys) [ -e phys.up ] || phys_up; : >phys.up ;;
 	*) "${s}_up" ;;
 	esac

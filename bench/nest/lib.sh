@@ -17,7 +17,9 @@ nest_up() {
 	did 1 "vmbeam certs /certs 10.8.0.1 10.8.0.2 >/dev/null; tar c -C / certs | base64 >/tmp/certs; cat /tmp/certs"
 	certs=$(grep -v ^done inside.out)
 	did 2 "echo '$certs' | base64 -d | tar x -C /"
+	# 2 MiB pages: else each fresh page of a guest costs several ms where it is emulated.
 	for n in 1 2; do
+		did $n "echo always >/sys/kernel/mm/transparent_hugepage/shmem_enabled"
 		did $n "vmbeam receive --listen 10.8.0.$n:7000 --tls /certs --allow / >/tmp/receive 2>&1 </dev/null & sleep 1; cat /tmp/receive"
 		did $n "vmbeam receive --listen 10.8.0.$n:7001 --insecure --allow / >/tmp/plain 2>&1 </dev/null & sleep 1; cat /tmp/plain"
 	done
