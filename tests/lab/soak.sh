@@ -2,7 +2,8 @@
 # little is left (BY=threshold), or because the forecast says that there soon will be (BY=forecast, time compressed 20 times), while
 # three guest VMs, two of them under load from outside, run on.  No request may fail, no guest is lost, this machine's own memory
 # stays what it is.
-N=${SOAK:-3} BY=${BY:-threshold}
+N=${SOAK:-3} BY=${BY:-threshold} rate=2
+[ $BY = threshold ] || rate=1
 MONITOR=yes
 . "$TOP/tests/lab/daemon-lib.sh"
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
@@ -17,6 +18,10 @@ for g in redis nginx; do
 		--append "console=ttyS0 quiet guest.ip=10.97.$i.2/24" >/dev/null
 done
 for g in redis nginx; do wait_for 200 grep -qs "guest ready" $g.serial; done
+redisload 10.97.1.2 --rate $rate --clients 1 --json >redis.load 2>redis.err &
+redis=$!
+httpload 10.97.2.2 --rate $rate --clients 1 --json >nginx.load 2>nginx.err &
+nginx=$!
 # What each that comes leaks, and when it is time.
 case $BY in
 threshold)
@@ -32,10 +37,6 @@ configure "methods = beam
 	$rule" true
 start_daemon VMBEAM_TEST_SPEED=$speed
 wait_for 30 daemon_says idle
-redisload 10.97.1.2 --rate 2 --clients 1 --json >redis.load 2>redis.err &
-redis=$!
-httpload 10.97.2.2 --rate 2 --clients 1 --json >nginx.load 2>nginx.err &
-nginx=$!
 held() {
 	awk '/^(Slab|KernelStack|PageTables|VmallocUsed|Shmem|AnonPages):/ { s += $2 } END { print int(s / 1024) }' /proc/meminfo
 }
