@@ -621,7 +621,6 @@ static void line_of(const struct aging_series *s, const struct aging_resource *r
  * share of the window at least (each one that is fresh fills for a while, which adds up over many of them). */
 static bool grows_itself(const struct aging_series *s, const struct aging_resource *r, const struct aging_verdict *v)
 {
-	static const struct season none;
 	long since = end_of(s) - s->own / BLOCK, window = (long)(v->window / MINUTE / BLOCK);
 	struct aging_line line;
 
@@ -629,7 +628,7 @@ static bool grows_itself(const struct aging_series *s, const struct aging_resour
 		return true;
 	if (since < window * OWN)
 		return false;
-	line_of(s, r, since, &none, &line);
+	line_of(s, r, since, NULL, &line);
 	return line.slope > GOES_ON * v->slope;
 }
 

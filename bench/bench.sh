@@ -18,6 +18,9 @@ from=$PWD
 cd "$(dirname "$0")/.." || exit 1
 RETRIES=3
 out=build/bench/results only= what=
+# What copies takes minutes a GiB where it is emulated: it has fewer rounds.
+remaps="beam cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
+others="warm rejuv_1 rejuv_2 rejuv_4 rejuv_8 rejuv_16"
 usage() {
 	echo "vmbeam bench: $1 (usage: vmbeam bench [quick|all|P1...P8|P10]... [--out DIR] [--systems beam,cold,nest,...])" >&2
 	exit 2
@@ -39,12 +42,12 @@ while [ $# -gt 0 ]; do
 	shift
 done
 for s in $(echo "$only" | tr , ' '); do
-	case $s in beam | cold | warm | host | nest | plain_nest | phys | phys10 | plain_phys | qemu_cpr | qemu_tls | qemu_plain | rejuv_1 | rejuv_2 | rejuv_4 | rejuv_8 | rejuv_16) ;; *) usage "--systems: $s: no such system" ;; esac
+	case " $remaps $copies $others " in *" $s "*) ;; *) usage "--systems: $s: no such system" ;; esac
 done
 mkdir -p "$out" || exit 1
 out=$(realpath "$out")
 csv=$out/results.csv
-version=$(git describe --always --dirty 2>/dev/null || echo unknown) qemu=$(sed 's/.*version \([0-9.]*\).*/\1/' build/bench/qemu10/version)
+version="$(git describe --always --dirty 2>/dev/null || echo unknown) QEMU $(sed 's/.*version \([0-9.]*\).*/\1/' build/bench/qemu10/version)"
 call=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 where=native
 [ -c /dev/kvm ] || where=emulated
@@ -56,8 +59,6 @@ chosen() {
 		case ,${only:-$s}, in *,"$s",*) printf '%s ' "$s" ;; esac
 	done
 }
-# What copies takes minutes a GiB where it is emulated: it has fewer rounds.
-remaps="beam cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
 # point SIZE RATE ROUNDS SYSTEM...: a line for each run.
 point() {
 	size=$1 rate=$2 rounds=$3

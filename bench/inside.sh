@@ -111,6 +111,7 @@ plain_nest_move() { nest_to 7001 tcp --insecure; }
 
 # Two machines: network namespaces, joined by a cable of so many bits a second.
 phys_up() {
+	[ ! -d here ] || return 0 # (QEMU's moves are between them, too)
 	. "$TOP/tests/lab/machines.sh"
 	for m in here there; do
 		on $m sh -c "exec vmbeam receive --listen $(address $m):7001 --insecure --allow $T --allow $LAB --allow $GUESTS" >receive-plain.$m 2>&1 &
@@ -122,9 +123,7 @@ phys_up() {
 }
 phys_start() {
 	phys_at=here phys_other=there
-	rm -f phys.log
-	check "start phys" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run phys --kernel "$LAB/vmlinux" \
-		--initrd "$GUESTS/beat.cpio" --append "$(options)" --memory "${size}M" --serial "$T/phys.log" --detach >/dev/null
+	run phys within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 }
 phys_stop() { check "stop phys" on $phys_at vmbeam stop phys --timeout 60; }
 sent() { sum_of ip netns exec here sh -c 'cat /sys/class/net/cable/statistics/?x_bytes'; }
@@ -152,8 +151,7 @@ plain_phys_move() { phys_to 7001 tcp --insecure 10gbit; }
 qemu_up() {
 	cp -r "$TOP/build/bench/qemu10/root" . && cp "$LAB/vmlinuz" "$GUESTS/beat.cpio" . || fail "no QEMU"
 	check certs vmbeam certs qemu-certs >/dev/null
-	[ -e phys.up ] || phys_up
-	: >phys.up
+	phys_up
 }
 # qemu N MACHINE [COMMAND...]: its N-th process, there; COMMAND: how it is started.
 qemu() {
@@ -294,7 +292,6 @@ for s in $systems; do
 	echo "$s: made ready"
 	case $s in
 	nest) nest_up 1600M within nest ;;
-	phys) [ -e phys.up ] || phys_up; : >phys.up ;;
 	*) "${s}_up" ;;
 	esac
 done

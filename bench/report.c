@@ -346,8 +346,8 @@ static FILE *begin_plot(const char *name, const char *x, const char *y)
 
 static void end_plot(FILE *f, const char *name)
 {
-	char *path = xasprintf("%s/%s.svg", r.dir, name), line[4096];
-	FILE *svg;
+	char *path = xasprintf("%s/%s.svg", r.dir, name), *copy = r.md ? xasprintf("%s/results/%s.svg", r.docs, name) : NULL, line[4096];
+	FILE *svg, *too = NULL;
 
 	fprintf(f, "set terminal pngcairo size 720,440\nset output '%s/%s.png'\nreplot\n", r.dir, name);
 	if (pclose(f))
@@ -355,22 +355,23 @@ static void end_plot(FILE *f, const char *name)
 	svg = fopen(path, "re");
 	if (!svg)
 		err(1, "%s", path);
+	if (copy && !(too = fopen(copy, "we")))
+		err(1, "%s", copy);
 	/* Without what comes before it, it is a part of HTML. */
 	for (bool begun = false; fgets(line, sizeof(line), svg);) {
 		begun = begun || !strncmp(line, "<svg", 4);
 		if (begun)
 			fputs(line, r.html);
+		if (too)
+			fputs(line, too);
 	}
 	fclose(svg);
+	if (too && fclose(too))
+		err(1, "%s", copy);
 	free(path);
-	if (r.md) {
-		char *copy = xasprintf("cp '%s/%s.svg' '%s/results/'", r.dir, name, r.docs);
-
-		if (system(copy)) /* NOLINT(cert-env33-c) */
-			errx(1, "%s", copy);
-		free(copy);
+	free(copy);
+	if (r.md)
 		fprintf(r.md, "![%s](results/%s.svg)\n\n", name, name);
-	}
 }
 
 struct curves {
@@ -380,11 +381,18 @@ struct curves {
 	unsigned int without; /* bits: systems that are left out */
 };
 
+/* Of a system at one place of the x axis; `size`: that at which rates were measured. */
+static struct spread spread_at(const struct curves *c, size_t system, double size, double x)
+{
+	return spread_of(&systems[system], c->rates ? size : x, c->rates ? x : 0, c->of);
+}
+
 /* Figures over memory size or write rate: a plot and its table. */
 static void draw_curves(const struct curves *c)
 {
 	double size = c->rates ? rated() : 0, x[XS];
 	size_t nx = xs_of(c->rates, size, x), drawn = 0;
+	bool any[ARRAY_LEN(systems)] = {false};
 	const char *cells[SYSTEMS + 1];
 	size_t n;
 	FILE *f;
@@ -400,10 +408,11 @@ static void draw_curves(const struct curves *c)
 	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
 		fprintf(f, "$d%zu << EOD\n", s);
 		for (size_t i = 0; i < nx; i++) {
-			struct spread v = spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of);
+			struct spread v = spread_at(c, s, size, x[i]);
 
 			if (v.n)
 				fprintf(f, "%g %g %g %g\n", x[i], v.median, v.low, v.high);
+			any[s] |= v.n && !(c->without & (1U << s));
 		}
 		fputs("EOD\n", f);
 	}
@@ -417,11 +426,7 @@ static void draw_curves(const struct curves *c)
 	n = 0;
 	cells[n++] = c->rates ? "MiB/s" : "MiB";
 	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
-		bool any = false;
-
-		for (size_t i = 0; i < nx; i++)
-			any |= spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of).n > 0;
-		if (!any || (c->without & (1U << s)))
+		if (!any[s])
 			continue;
 		fprintf(f, "%s$d%zu using 1:2:3:4 with yerrorlines title '%s' lc %zu pt 7 ps 0.6", drawn++ ? ", " : "", s, systems[s].title, s + 1);
 		cells[n++] = systems[s].title;
@@ -439,14 +444,9 @@ static void draw_curves(const struct curves *c)
 
 		n = 0;
 		text[n++] = number(x[i]);
-		for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
-			bool any = false;
-
-			for (size_t k = 0; k < nx; k++)
-				any |= spread_of(&systems[s], c->rates ? size : x[k], c->rates ? x[k] : 0, c->of).n > 0;
-			if (any && !(c->without & (1U << s)))
-				text[n++] = cell_of(spread_of(&systems[s], c->rates ? size : x[i], c->rates ? x[i] : 0, c->of));
-		}
+		for (size_t s = 0; s < ARRAY_LEN(systems); s++)
+			if (any[s])
+				text[n++] = cell_of(spread_at(c, s, size, x[i]));
 		row((const char *const *)text, n);
 		for (size_t k = 0; k < n; k++)
 			free(text[k]);

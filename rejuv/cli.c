@@ -90,6 +90,13 @@ char *replacing_path(const char *hypervisor)
 	return xasprintf("%s/.replacing-%s", runtime_dir(), hypervisor);
 }
 
+bool is_fresh_name(const char *name)
+{
+	size_t n = strlen(name), end = strlen(FRESH);
+
+	return n > end && !strcmp(name + n - end, FRESH);
+}
+
 bool is_replacing(const char *hypervisor)
 {
 	char *path = replacing_path(hypervisor);

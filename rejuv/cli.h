@@ -23,6 +23,9 @@ int cli_usage(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 struct error;
 /* The path of a program of ours, beside this one; the caller's to free. */
 char *cli_program(const char *name);
+/* A hypervisor that is to take the place of NAME is called NAME.new until then.  Is it called so? */
+#define FRESH ".new"
+bool is_fresh_name(const char *name);
 /* Who is at a rejuvenation of that hypervisor holds it, and so does who does a step for him: a descriptor, or -1 with *e set. */
 int rejuvenation_lock(const char *hypervisor, struct error *e);
 /* The note of a rejuvenation in place that is under way (warm.c); the caller's to free. */

@@ -88,7 +88,7 @@ static int parse(int argc, char **argv, struct command *c)
 	if (optind + 1 != argc || strlen(argv[optind]) > REJUVENATION_MOST_NAME)
 		return cli_usage("rejuvenate: one hypervisor's name is expected");
 	r->name = argv[optind];
-	snprintf(r->fresh, sizeof(r->fresh), "%s.new", r->name);
+	snprintf(r->fresh, sizeof(r->fresh), "%s" FRESH, r->name);
 	return 0;
 }
 

@@ -22,7 +22,7 @@ void rejuvenation_init(struct rejuvenation *r, const char *name)
 {
 	memset(r, 0, sizeof(*r));
 	r->name = name;
-	snprintf(r->fresh, sizeof(r->fresh), "%s.new", name);
+	snprintf(r->fresh, sizeof(r->fresh), "%s" FRESH, name);
 	r->parallel = 1; /* shortest downtime of each */
 	r->o.entry = vmm_process;
 	r->o.warm = true;

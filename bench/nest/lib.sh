@@ -12,7 +12,7 @@ nest_up() {
 			--net "tap=nest$n,mac=52:54:00:00:08:0$n" >/dev/null
 	done
 	for n in 1 2; do
-		wait_for 60 socat -u OPEN:/dev/null "TCP:10.8.0.$n:99"
+		wait_for 30 socat -u OPEN:/dev/null "TCP:10.8.0.$n:99"
 	done
 	did 1 "vmbeam certs /certs 10.8.0.1 10.8.0.2 >/dev/null; tar c -C / certs | base64 >/tmp/certs; cat /tmp/certs"
 	certs=$(grep -v ^done inside.out)

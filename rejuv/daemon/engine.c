@@ -570,9 +570,9 @@ static bool is_fresh_one(const struct engine *g, const char *name)
 	size_t n = strlen(name);
 	char base[72];
 
-	if (n <= 4 || n >= sizeof(base) || strcmp(name + n - 4, ".new"))
+	if (n >= sizeof(base) || !is_fresh_name(name))
 		return false;
-	snprintf(base, sizeof(base), "%.*s", (int)n - 4, name);
+	snprintf(base, sizeof(base), "%.*s", (int)(n - strlen(FRESH)), name);
 	return find(g, base) || inventory_vm(g->d->inventory, base);
 }
 
@@ -599,7 +599,7 @@ void engine_inventory(struct engine *g)
 		char fresh[80];
 
 		next = s->next;
-		snprintf(fresh, sizeof(fresh), "%s.new", s->name);
+		snprintf(fresh, sizeof(fresh), "%s" FRESH, s->name);
 		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s->name))
 			take(s, REJUV_GONE);
 	}

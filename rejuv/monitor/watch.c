@@ -182,13 +182,6 @@ static void identify(const char *name, bool host, char *text, size_t size)
 	text[strcspn(text, "\n")] = 0;
 }
 
-static bool is_new_one(const char *name)
-{
-	size_t n = strlen(name), end = strlen(".new");
-
-	return n > end && !strcmp(name + n - end, ".new");
-}
-
 /* Its history, if it is known; 0, or -1 and none of it. */
 static int read_history(struct watch *w, struct subject *s)
 {
@@ -233,7 +226,7 @@ static struct subject *new_subject(struct watch *w, const char *name, const char
 	if (!read_history(w, s)) {
 		double began = aging_store_began(w->store, s->id);
 
-		if (!is_new_one(name) && !aging_subject_indicator(s->inside, 0, &any))
+		if (!is_fresh_name(name) && !aging_subject_indicator(s->inside, 0, &any))
 			s->ended = INFINITY;
 		if (s->appeared < began + AGING_SETTLED_S)
 			s->began = began;
@@ -255,7 +248,7 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 	s = *p;
 	if (s && strcmp(s->name, name)) {
 		report(w, name, "renamed", "it was %s", s->name);
-		if (is_new_one(s->name) && !is_new_one(name))
+		if (is_fresh_name(s->name) && !is_fresh_name(name))
 			s->ended = s->appeared;
 		free(s->name);
 		s->name = xstrdup(name);
