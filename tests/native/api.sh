@@ -25,7 +25,8 @@ monitor = no
 [hypervisor *]
 schedule = 0 3 * * *
 E
-vmbeamd --config conf >out 2>&1 &
+# (What is measured is its loop, not how many clients wait for a CPU beside it.)
+nice -n -10 vmbeamd --config conf >out 2>&1 &
 daemon=$!
 get() {
 	path=$1
