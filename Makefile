@@ -71,16 +71,16 @@ $(BIN)/vmbeam: $(OBJS)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(STATIC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-$(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,$(addprefix vmm/,base.o client.o wire.o sandbox.o) zerocopy/owner.o zerocopy/fault.o)
+$(BIN)/vmbeam-migrate: $(MIG_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,$(addprefix vmm/,base.o cgroup.o client.o wire.o sandbox.o) zerocopy/owner.o zerocopy/fault.o)
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MIG_LIBS)
 
 $(BIN)/vmbeam-monitor: $(MON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,aging-monitor/collect.o $(addprefix rejuv/,cli.o operations.o) \
-		$(addprefix vmm/,base.o client.o wire.o) $(addprefix nested/,hypervisor.o channel.o))
+		$(addprefix vmm/,base.o cgroup.o client.o wire.o) $(addprefix nested/,hypervisor.o channel.o))
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(MON_LIBS)
 
-$(BIN)/vmbeamd: $(DAEMON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,rejuv/cli.o rejuv/monitor/address.o $(addprefix vmm/,base.o client.o wire.o))
+$(BIN)/vmbeamd: $(DAEMON_OBJS) $(PROTO_O) $(addprefix $(OBJ)/,rejuv/cli.o rejuv/monitor/address.o $(addprefix vmm/,base.o cgroup.o client.o wire.o))
 	@echo "  LD   $@"
 	$(Q)$(CC) $(SANFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(DAEMON_LIBS)
 
@@ -136,13 +136,12 @@ VERSION := 0.6
 LIBDIR  := $(DESTDIR)$(PREFIX)/lib/vmbeam
 .PHONY: install deb
 install: build hypervisor                 ## into $(DESTDIR)$(PREFIX), and the configuration into $(DESTDIR)/etc
-	$(Q)install -d $(LIBDIR)/hypervisor $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/vmbeam $(DESTDIR)$(PREFIX)/lib/systemd/system/session-.scope.d \
+	$(Q)install -d $(LIBDIR)/hypervisor $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/vmbeam $(DESTDIR)$(PREFIX)/lib/systemd/system \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions man/man1 man/man5 man/man8 vmbeam)
 	$(Q)install -s $(addprefix build/,vmbeam vmbeam-migrate vmbeam-monitor vmbeamd) $(LIBDIR)
 	$(Q)install -m 644 build/hypervisor/vmlinuz build/hypervisor/initramfs $(LIBDIR)/hypervisor
 	$(Q)ln -sf ../lib/vmbeam/vmbeam ../lib/vmbeam/vmbeamd $(DESTDIR)$(PREFIX)/bin
 	$(Q)install -m 644 rejuv/install/vmbeamd.service rejuv/install/vmbeam-guests.service $(DESTDIR)$(PREFIX)/lib/systemd/system
-	$(Q)install -m 644 rejuv/install/session.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/session-.scope.d/vmbeam.conf
 	$(Q)[ -e $(DESTDIR)/etc/vmbeam/vmbeamd.conf ] || install -m 644 rejuv/install/vmbeamd.conf $(DESTDIR)/etc/vmbeam
 	$(Q)install -m 644 rejuv/install/vmbeam.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeam
 	$(Q)ln -sf vmbeam $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeamd

@@ -15,7 +15,7 @@ export LAB=$TOP/build/lab GUESTS=$TOP/build/guests
 export PATH=$TOP/build/bench:$TOP/build:$GUESTS:$PATH VMBEAM_TEST=1
 T=/tmp/bench
 rm -rf $T && mkdir -p $T "$results.d" && cd $T || exit 1
-export VMBEAM_STATE_DIR=$T/state
+export VMBEAM_STATE_DIR=$T/state VMBEAM_CGROUP=
 . "$TOP/tests/lab/lib.sh"
 . "$TOP/bench/nest/lib.sh"
 

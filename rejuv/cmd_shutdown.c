@@ -1,5 +1,6 @@
-/* cmd_shutdown.c: `vmbeam shutdown`: all VMs of this machine, before it goes down: guests are shut down, all at once or --last ones after the
- * others, by force when their time is up; then the hypervisors. */
+/* cmd_shutdown.c: `vmbeam shutdown`: all VMs of this machine, before it goes down: a step of a rejuvenation that is under way is waited for;
+ * guests are shut down, all at once or --last ones after the others, by force (at once, of --force ones) when their time is up; then the
+ * hypervisors. */
 #include "rejuv/cli.h"
 #include "vmm/client.h"
 #include "vmm/vmm.h"
@@ -7,12 +8,13 @@
 #include <dirent.h>
 #include <getopt.h>
 #include <jansson.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { DEFAULT_S = 90, LAST_MOST = 64 };
+enum { DEFAULT_S = 90, NAMES_MOST = 256, STEPS_MS = 30000, LOOK_MS = 50 };
 
 enum group { FIRST, LAST, HYPERVISORS, GROUPS };
 
@@ -26,8 +28,8 @@ struct one {
 struct all {
 	struct one *vm;
 	size_t n;
-	const char *last[LAST_MOST];
-	size_t nlast;
+	const char *last[NAMES_MOST], *force[NAMES_MOST];
+	size_t nlast, nforce;
 	uint64_t timeout_s;
 	bool json;
 };
@@ -36,6 +38,7 @@ static int parse(int argc, char **argv, struct all *a)
 {
 	static const struct option options[] = {{"timeout", required_argument, NULL, 't'},
 						{"last", required_argument, NULL, 'l'},
+						{"force", required_argument, NULL, 'f'},
 						{"json", no_argument, NULL, 'j'},
 						{NULL, 0, NULL, 0}};
 	struct error e;
@@ -47,13 +50,23 @@ static int parse(int argc, char **argv, struct all *a)
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
 		if (opt == 'j')
 			a->json = true;
-		else if (opt == 'l' && a->nlast < LAST_MOST)
+		else if (opt == 'l' && a->nlast < NAMES_MOST)
 			a->last[a->nlast++] = optarg;
+		else if (opt == 'f' && a->nforce < NAMES_MOST)
+			a->force[a->nforce++] = optarg;
 		else if (opt != 't')
 			return cli_usage("shutdown: unknown option or missing value");
 		else if (parse_uint(optarg, 0, 86400, &a->timeout_s, &e))
 			return cli_usage("shutdown: --timeout: %s", e.text);
 	return optind < argc ? cli_usage("shutdown: no name is expected") : 0;
+}
+
+static bool is_among(const char *const *names, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(names[i], name))
+			return true;
+	return false;
 }
 
 /* One that does not say what it is is treated as a guest. */
@@ -63,9 +76,8 @@ static enum group group_of(const struct all *a, const char *name)
 	struct error e;
 	bool hypervisor = false;
 
-	for (size_t i = 0; i < a->nlast; i++)
-		if (!strcmp(a->last[i], name))
-			return LAST;
+	if (is_among(a->last, a->nlast, name))
+		return LAST;
 	if (!vm_info(name, &reply, &e)) {
 		hypervisor = reply->info->config->window;
 		vmb__reply__free_unpacked(reply, NULL);
@@ -122,7 +134,7 @@ static void stop_group(struct all *a, enum group g)
 
 	for (size_t i = 0; i < a->n; i++)
 		if (a->vm[i].group == g)
-			begin(&a->vm[i], !gently, a->timeout_s);
+			begin(&a->vm[i], !gently || is_among(a->force, a->nforce, a->vm[i].name), a->timeout_s);
 	for (size_t i = 0; i < a->n; i++) {
 		struct one *vm = &a->vm[i];
 
@@ -140,6 +152,38 @@ static void stop_group(struct all *a, enum group g)
 			a->vm[i].failed = !has_stopped(&a->vm[i]);
 }
 
+/* A guest that is on its way from one process to another can be told nothing.  Who has the lock afterwards is us, until the end: nothing new
+ * is begun.  A step that takes too long is not waited for. */
+static void wait_for_steps(const struct all *a)
+{
+	uint64_t until = clock_ns() + STEPS_MS * 1000000ull;
+	struct error e;
+
+	for (size_t i = 0; i < a->n; i++) {
+		char *name = xstrdup(a->vm[i].name);
+		bool fresh = is_fresh_name(name), late = false;
+
+		if (fresh) /* the other one may have gone already */
+			name[strlen(name) - strlen(FRESH)] = 0;
+		if (a->vm[i].group == HYPERVISORS && !(fresh && runtime_is_held(name)))
+			while (!late && rejuvenation_lock(name, &e) < 0) {
+				late = clock_ns() >= until;
+				poll(NULL, 0, LOOK_MS);
+			}
+		if (late)
+			log_line("%s: %s; that is not waited for any longer", name, e.text);
+		free(name);
+	}
+}
+
+static void forget_all(struct all *a)
+{
+	for (size_t i = 0; i < a->n; i++)
+		free(a->vm[i].name);
+	free(a->vm);
+	a->n = 0;
+}
+
 int shutdown_main(int argc, char **argv)
 {
 	struct all a = {.n = 0};
@@ -149,6 +193,9 @@ int shutdown_main(int argc, char **argv)
 
 	if (r)
 		return r;
+	find_all(&a);
+	wait_for_steps(&a);
+	forget_all(&a); /* a step may have begun, renamed or ended one */
 	find_all(&a);
 	for (enum group g = FIRST; g < GROUPS; g++)
 		stop_group(&a, g);
@@ -161,9 +208,8 @@ int shutdown_main(int argc, char **argv)
 		json_array_append_new(array, json_pack("{s:s, s:s}", "vm", vm->name, "outcome", how));
 		if (!a.json)
 			printf("%-20s %s\n", vm->name, how);
-		free(vm->name);
 	}
-	free(a.vm);
+	forget_all(&a);
 	if (a.json)
 		cli_print_json(json_incref(array));
 	json_decref(array);

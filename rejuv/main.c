@@ -26,7 +26,7 @@ static const struct command {
 	{"pause", pause_main, "pause NAME [--json]"},
 	{"resume", resume_main, "resume NAME [--force] [--json]    --force: without an answer of the machine that it may have gone to"},
 	{"stop", stop_main, "stop NAME [--force] [--timeout S] [--json]"},
-	{"shutdown", shutdown_main, "shutdown [--timeout 90] [--last NAME]... [--json]      all VMs, before the machine goes down"},
+	{"shutdown", shutdown_main, "shutdown [--timeout 90] [--last NAME]... [--force NAME]... [--json]      all VMs, before the machine goes down"},
 	{"balloon", balloon_main, "balloon NAME [--json] SIZE"},
 	{"dump", dump_main, "dump NAME --out FILE [--json]"},
 	{"migrate", migrate_main,

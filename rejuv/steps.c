@@ -4,6 +4,7 @@
 #include "nested/hypervisor.h"
 #include "rejuv/cli.h"
 #include "rejuv/operations.h"
+#include "vmm/cgroup.h"
 #include "vmm/client.h"
 
 #include <errno.h>
@@ -144,6 +145,8 @@ static int take_name(struct rejuvenation *r, struct error *e)
 		result = error_set_errno(e, "%s", to);
 	free(from);
 	free(to);
+	if (!result)
+		cgroup_rename(r->fresh, r->name);
 	return result ? -1 : tell_guests(r, e);
 }
 

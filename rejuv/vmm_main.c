@@ -4,6 +4,7 @@
  * VM) or IncomingRequest (the destination of a handover).  From then on both are the same.
  */
 #include "rejuv/cli.h"
+#include "vmm/cgroup.h"
 #include "vmm/client.h"
 #include "vmm/vmm.h"
 #include "zerocopy/zerocopy.h"
@@ -25,6 +26,12 @@ static void redirect_log(const char *name)
 		dup2(fd, STDERR_FILENO);
 	close_fd(&fd);
 	free(path);
+}
+
+static void become(const char *name)
+{
+	cgroup_join(name);
+	redirect_log(name);
 }
 
 static int open_socket(const char *name, const char *file, int type, int *fd, struct error *e)
@@ -81,6 +88,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	files.lock = runtime_claim(name, e);
 	if (files.lock < 0)
 		goto out;
+	cgroup_join(name);
 	if (vm_files_open(&files, req->config, true, e) || vmm_open_runtime_files(req->config, &files, e) ||
 	    (files.owner = owner_create(e)) < 0) {
 		vm_files_close(&files);
@@ -163,8 +171,7 @@ int vmm_process(void)
 		vm_unlock(vm);
 		break;
 	case VMB__REQUEST__KIND_INCOMING:
-		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, redirect_log,
-				       start, &e);
+		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, become, start, &e);
 		break;
 	default:
 		error_set(&e, "vmm: neither a new VM nor a handover");

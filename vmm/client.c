@@ -1,6 +1,8 @@
 /* client.c: the client side of vmm processes; the contract is in client.h. */
 #include "vmm/client.h"
 
+#include "vmm/cgroup.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -87,6 +89,7 @@ void runtime_remove(const char *vm)
 	}
 	rmdir(dir);
 	free(dir);
+	cgroup_remove(vm);
 }
 
 bool runtime_clear(const char *vm, int wait_ms)

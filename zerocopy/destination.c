@@ -297,7 +297,7 @@ static bool receive(struct incoming *in, struct error *e)
 }
 
 struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct wire_fds *fds,
-			     struct handover_source *self, void (*redirect_log)(const char *name),
+			     struct handover_source *self, void (*become)(const char *name),
 			     int (*start)(struct vm *vm, struct error *e), struct error *e)
 {
 	struct incoming in = {
@@ -315,7 +315,7 @@ struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct
 	fault_arm(req->fault);
 	if (req->provisional && req->provisional->config &&
 	    !vm_config_validate(req->provisional->config, NULL))
-		redirect_log(req->provisional->config->name);
+		become(req->provisional->config->name);
 	if (fault_point("destination.received")) {
 		error_set(e, "fault injected");
 		goto out;

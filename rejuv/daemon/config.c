@@ -207,17 +207,35 @@ static int set_methods(void *where, const char *value, size_t *column, struct er
 	return p->nmethods ? 0 : error_set(e, "beam, warm or pre-copy is expected");
 }
 
+/* The number of a word among three; -1: it is none of them. */
+static int word_among(const char *const names[3], const char *value, struct error *e)
+{
+	for (int i = 0; i < 3; i++)
+		if (!strcmp(value, names[i]))
+			return i;
+	return error_set(e, "%s, %s or %s is expected", names[0], names[1], names[2]);
+}
+
 static int set_move(void *where, const char *value, size_t *column, struct error *e)
 {
 	static const char *const names[] = {[MOVE_YES] = "yes", [MOVE_LAST] = "last", [MOVE_NEVER] = "never"};
+	int i = word_among(names, value, e);
 
 	(void)column;
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		if (!strcmp(value, names[i])) {
-			*(enum move_policy *)where = (enum move_policy)i;
-			return 0;
-		}
-	return error_set(e, "yes, last or never is expected");
+	if (i >= 0)
+		*(enum move_policy *)where = (enum move_policy)i;
+	return i < 0 ? -1 : 0;
+}
+
+static int set_shutdown(void *where, const char *value, size_t *column, struct error *e)
+{
+	static const char *const names[] = {[SHUTDOWN_YES] = "yes", [SHUTDOWN_LAST] = "last", [SHUTDOWN_FORCE] = "force"};
+	int i = word_among(names, value, e);
+
+	(void)column;
+	if (i >= 0)
+		*(enum shutdown_policy *)where = (enum shutdown_policy)i;
+	return i < 0 ? -1 : 0;
 }
 
 /* ---- keys */
@@ -232,6 +250,7 @@ static const struct key daemon_keys[] = {{"socket", set_path, OF(config, socket)
 					 {"allow", set_allowed, 0, true},
 					 {"monitor", set_bool, OF(config, monitor), false},
 					 {"max-concurrent", set_count, OF(config, max_concurrent), false},
+					 {"shutdown-timeout", set_duration, OF(config, shutdown_timeout), false},
 					 {NULL, NULL, 0, false}};
 
 static const struct key hypervisor_keys[] = {{"schedule", set_schedule, 0, false},
@@ -255,6 +274,7 @@ static const struct key vm_keys[] = {{"move", set_move, OF(vm_policy, move), fal
 				     {"post-copy", set_bool, OF(vm_policy, post_copy), false},
 				     {"max-downtime", set_downtime, OF(vm_policy, max_downtime), false},
 				     {"probe", set_text, OF(vm_policy, probe), false},
+				     {"shutdown", set_shutdown, OF(vm_policy, shutdown), false},
 				     {NULL, NULL, 0, false}};
 
 /* ---- sections */
@@ -305,9 +325,12 @@ static int fail_at(struct parser *p, unsigned int line, size_t column, const cha
 static int check_section(struct parser *p)
 {
 	const struct hypervisor_policy *h = p->section;
+	const struct vm_policy *v = p->section;
 
 	if (p->keys == daemon_keys && p->config->receive && !p->config->tls)
 		return fail_at(p, p->begun, 0, "receive needs tls, a folder of certificates");
+	if (p->keys == vm_keys && !strcmp(v->name, "*") && v->shutdown != SHUTDOWN_YES)
+		return fail_at(p, p->begun, 0, "shutdown is of a VM with a name");
 	if (p->keys != hypervisor_keys)
 		return 0;
 	for (size_t i = 0; i < h->nmethods; i++)
@@ -447,6 +470,7 @@ struct config *config_parse(const char *text, const char *name, struct error *e)
 	c->group = xstrdup("vmbeam");
 	c->monitor = true;
 	c->max_concurrent = 1;
+	c->shutdown_timeout = 90;
 	while (at && !r) {
 		char *line = strsep(&at, "\n");
 

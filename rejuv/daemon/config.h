@@ -48,6 +48,8 @@ struct hypervisor_policy {
 
 enum move_policy { MOVE_YES, MOVE_LAST, MOVE_NEVER };
 
+enum shutdown_policy { SHUTDOWN_YES, SHUTDOWN_LAST, SHUTDOWN_FORCE };
+
 struct vm_policy {
 	struct vm_policy *next;
 	char *name;
@@ -55,6 +57,7 @@ struct vm_policy {
 	bool post_copy;	     /* it may run on the other machine before its memory is there */
 	double max_downtime; /* s; 0: no limit */
 	char *probe;	     /* a shell command; NULL: none */
+	enum shutdown_policy shutdown; /* before the machine goes down */
 };
 
 struct config {
@@ -67,6 +70,7 @@ struct config {
 	size_t nallowed;
 	bool monitor;
 	uint64_t max_concurrent;
+	double shutdown_timeout; /* s, for those that go first, and again for the last */
 	struct hypervisor_policy *hypervisors;
 	struct vm_policy *vms;
 };

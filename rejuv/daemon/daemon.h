@@ -128,6 +128,9 @@ void backoff_begin(struct backoff *b);
 /* How long to wait now, s. */
 double backoff_ended(struct backoff *b);
 
+/* Has that process the file open?  What a lock says of who has it may be old. */
+bool process_holds(int pid, const char *path);
+
 /* All of a file, of at most 16 MiB, as JSON; NULL: it is none, or fd is no file. */
 json_t *read_json(int fd);
 

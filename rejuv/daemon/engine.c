@@ -17,7 +17,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { WRITE_AGAIN_S = 5, HELD_RETRY_S = 5, GUESTS_MOST = VM_HOST_PORTS };
+enum { WRITE_AGAIN_S = 5, HELD_RETRY_S = 5, GUESTS_MOST = VM_HOST_PORTS, LEFTOVER_SEEN = 2 };
 
 static void take(struct subject *s, enum rejuv_event e);
 
@@ -576,6 +576,27 @@ static bool is_fresh_one(const struct engine *g, const char *name)
 	return find(g, base) || inventory_vm(g->d->inventory, base);
 }
 
+/* NAME.new is there, and nobody remembers why: the journal was lost, or who rejuvenated by hand has died.  It is gone on with.  (What was
+ * asked before the last rejuvenation ended may still have its NAME.new.) */
+static void look_for_leftover(struct subject *s, bool fresh_is_there)
+{
+	int lock;
+
+	if (s->state != REJUV_IDLE || !s->present || !fresh_is_there || !policy_of(s)) {
+		s->leftover = 0;
+		return;
+	}
+	if (++s->leftover != LEFTOVER_SEEN)
+		return;
+	lock = rejuvenation_lock(s->name, NULL);
+	if (lock < 0) { /* by hand, right now */
+		s->leftover--;
+		return;
+	}
+	close(lock);
+	want(s, "a rejuvenation was cut off: there is a NAME" FRESH, false);
+}
+
 void engine_inventory(struct engine *g)
 {
 	struct subject *next;
@@ -600,6 +621,7 @@ void engine_inventory(struct engine *g)
 
 		next = s->next;
 		snprintf(fresh, sizeof(fresh), "%s" FRESH, s->name);
+		look_for_leftover(s, inventory_vm(g->d->inventory, fresh));
 		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s->name))
 			take(s, REJUV_GONE);
 	}

@@ -95,7 +95,8 @@ static void begin(struct feed *f)
 		argv[n++] = (char *)(uintptr_t) "--test-speed";
 		argv[n++] = (char *)(uintptr_t)speed;
 		argv[n++] = (char *)(uintptr_t) "--test-interval-ms";
-		snprintf(interval, sizeof(interval), "%d", MAX(30000 / atoi(speed), 100));
+		/* (A round takes up to a second under emulation.) */
+		snprintf(interval, sizeof(interval), "%d", MAX(30000 / atoi(speed), 1500));
 		argv[n++] = interval;
 	}
 	argv[n] = NULL;

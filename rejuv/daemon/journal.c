@@ -8,7 +8,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { VERSION = 1, RUNS_KEPT = 2000 };
+enum { VERSION = 1, RUNS_KEPT = 2000, BAD_KEPT = 9 };
 
 static const char schema[] = "CREATE TABLE hypervisor(name TEXT PRIMARY KEY, state TEXT NOT NULL, data TEXT NOT NULL) WITHOUT ROWID;"
 			     "CREATE TABLE run(id INTEGER PRIMARY KEY AUTOINCREMENT, hypervisor TEXT NOT NULL, why TEXT NOT NULL,"
@@ -105,15 +105,21 @@ static int open_db(struct journal *j, const char *path, struct error *e)
 static void put_aside(const char *path, const struct error *why)
 {
 	static const char *const parts[] = {"", "-wal", "-shm"};
+	char *bad = xasprintf("%s.bad", path);
 
+	for (int n = 2; !access(bad, F_OK) && n <= BAD_KEPT; n++) {
+		free(bad);
+		bad = xasprintf("%s.bad%d", path, n);
+	}
 	for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
-		char *from = xasprintf("%s%s", path, parts[i]), *to = xasprintf("%s.bad%s", path, parts[i]);
+		char *from = xasprintf("%s%s", path, parts[i]), *to = xasprintf("%s%s", bad, parts[i]);
 
 		rename(from, to);
 		free(from);
 		free(to);
 	}
-	log_line("%s: %s; it is put aside as %s.bad, what was under way is looked for among what is there", path, why->text, path);
+	log_line("%s: %s; it is put aside as %s, what was under way is looked for among what is there", path, why->text, bad);
+	free(bad);
 }
 
 static bool is_damaged(struct journal *j)

@@ -1,10 +1,14 @@
 /* loop.c: what the parts of the loop share: daemon.h. */
 #include "rejuv/daemon/daemon.h"
 
+#include <dirent.h>
+#include <limits.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 enum { MOST_BYTES = 16 << 20 };
 
@@ -62,4 +66,28 @@ json_t *read_json(int fd)
 		j = json_loadb(text, (size_t)st.st_size, 0, NULL);
 	free(text);
 	return j;
+}
+
+bool process_holds(int pid, const char *path)
+{
+	char *dir = xasprintf("/proc/%d/fd", pid);
+	bool found = false;
+	struct dirent **names;
+	int n = scandir(dir, &names, NULL, NULL);
+
+	for (int i = 0; i < n; i++) {
+		char *fd = xasprintf("%s/%s", dir, names[i]->d_name), target[PATH_MAX];
+		ssize_t len = readlink(fd, target, sizeof(target) - 1);
+
+		if (len > 0) {
+			target[len] = 0;
+			found = found || !strcmp(target, path);
+		}
+		free(fd);
+		free(names[i]);
+	}
+	if (n >= 0)
+		free(names);
+	free(dir);
+	return found;
 }

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <math.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,7 @@
 
 enum { EVENTS = 16, TICK_MS = 1000, SLOW_MS = 50 };
 #define CONFIG_PATH "/etc/vmbeam/vmbeamd.conf"
+#define USAGE	    "vmbeamd [--config FILE] [--check | --shutdown]"
 
 struct loop {
 	struct daemon d;
@@ -26,7 +28,7 @@ struct loop {
 
 static int usage(void)
 {
-	return cli_usage("vmbeamd [--config FILE] [--check]");
+	return cli_usage(USAGE);
 }
 
 static bool differs(const char *a, const char *b)
@@ -210,14 +212,43 @@ static int check(const char *path)
 	return EXIT_OK;
 }
 
+/* Becomes `vmbeam shutdown`, as it is configured.  A wrong configuration keeps no machine from going down in order. */
+static int shut_down(const char *path)
+{
+	struct error e;
+	struct config *c = config_read(path, &e);
+	char *program = cli_program("vmbeam"), timeout[24] = "90", **argv;
+	size_t n = 0, most = 6;
+
+	if (!c)
+		log_line("%s: all VMs are shut down at once", e.text);
+	for (const struct vm_policy *v = c ? c->vms : NULL; v; v = v->next)
+		most += 2;
+	argv = xcalloc(most, sizeof(*argv));
+	if (c)
+		snprintf(timeout, sizeof(timeout), "%.0f", fmin(c->shutdown_timeout, 86400));
+	argv[n++] = program;
+	argv[n++] = (char *)(uintptr_t) "shutdown";
+	argv[n++] = (char *)(uintptr_t) "--timeout";
+	argv[n++] = timeout;
+	for (const struct vm_policy *v = c ? c->vms : NULL; v; v = v->next)
+		if (v->shutdown != SHUTDOWN_YES) {
+			argv[n++] = (char *)(uintptr_t)(v->shutdown == SHUTDOWN_LAST ? "--last" : "--force");
+			argv[n++] = v->name;
+		}
+	execv(program, argv);
+	return cli_fail("%s: %s", program, strerror(errno));
+}
+
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {{"config", required_argument, NULL, 'c'},
 						{"check", no_argument, NULL, 'k'},
+						{"shutdown", no_argument, NULL, 's'},
 						{"help", no_argument, NULL, 'h'},
 						{NULL, 0, NULL, 0}};
 	struct loop l = {.signals.fd = -1, .d = {.config_path = CONFIG_PATH, .epoll = -1}};
-	bool only_check = false;
+	bool only_check = false, shutdown = false;
 	struct error e;
 	int opt;
 
@@ -227,14 +258,18 @@ int main(int argc, char **argv)
 			l.d.config_path = optarg;
 		else if (opt == 'k')
 			only_check = true;
+		else if (opt == 's')
+			shutdown = true;
 		else if (opt == 'h')
-			return printf("vmbeamd [--config FILE] [--check]\n") < 0;
+			return printf(USAGE "\n") < 0;
 		else
 			return usage();
 	if (optind < argc)
 		return usage();
 	if (only_check)
 		return check(l.d.config_path);
+	if (shutdown)
+		return shut_down(l.d.config_path);
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	never_wait(STDOUT_FILENO);
 	never_wait(STDERR_FILENO);

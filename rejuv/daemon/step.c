@@ -3,10 +3,8 @@
 
 #include "vmm/client.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -161,31 +159,6 @@ static void step_ended(void *ctx, int status, bool timed_out)
 	json_decref(result);
 }
 
-/* Has that process the file open?  What the lock says of who has it may be old. */
-static bool holds(int pid, const char *path)
-{
-	char *dir = xasprintf("/proc/%d/fd", pid);
-	bool found = false;
-	struct dirent **names;
-	int n = scandir(dir, &names, NULL, NULL);
-
-	for (int i = 0; i < n; i++) {
-		char *fd = xasprintf("%s/%s", dir, names[i]->d_name), target[PATH_MAX];
-		ssize_t len = readlink(fd, target, sizeof(target) - 1);
-
-		if (len > 0) {
-			target[len] = 0;
-			found = found || !strcmp(target, path);
-		}
-		free(fd);
-		free(names[i]);
-	}
-	if (n >= 0)
-		free(names);
-	free(dir);
-	return found;
-}
-
 void step_look_after_others(struct subject *s)
 {
 	int lock = rejuvenation_lock(s->name, NULL);
@@ -197,7 +170,7 @@ void step_look_after_others(struct subject *s)
 			return;
 		path = rejuvenation_lock_path(s->name);
 		read_text(path, text, sizeof(text));
-		if (atoi(text) > 1 && holds(atoi(text), path)) {
+		if (atoi(text) > 1 && process_holds(atoi(text), path)) {
 			event(s->g->d, s->name, "killed", "process %d was not over in time", atoi(text));
 			kill(-atoi(text), SIGKILL);
 		}

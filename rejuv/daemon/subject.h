@@ -29,6 +29,7 @@ struct subject {
 	uint64_t seed; /* of its jitter */
 	char *cannot; /* why the step that is under way could not be begun */
 	bool written, present;
+	unsigned int leftover; /* so often, one after another, the inventory has had NAME.new while nothing was under way */
 	struct child *child; /* at the step */
 	bool others;	     /* some process that is not our child may be at it */
 	double step_begun;

@@ -24,7 +24,7 @@ _vmbeam() {
 _vmbeamd() {
 	case ${COMP_WORDS[COMP_CWORD - 1]} in
 	--config) COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}")) ;;
-	*) COMPREPLY=($(compgen -W "--config --check --help" -- "${COMP_WORDS[COMP_CWORD]}")) ;;
+	*) COMPREPLY=($(compgen -W "--config --check --shutdown --help" -- "${COMP_WORDS[COMP_CWORD]}")) ;;
 	esac
 }
 complete -F _vmbeam vmbeam

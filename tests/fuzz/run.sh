@@ -2,6 +2,7 @@
 # run.sh TARGET...: runs fuzz targets one after another, FUZZ_SECONDS each, from their own seeds and tests/fuzz/corpus.
 # Prints one line a target; any crash, leak, descriptor left behind or input of 10 s is a failure.
 cd "$(dirname "$0")/../.." || exit 1
+export VMBEAM_CGROUP=
 failed=0
 mkdir -p build/fuzz/found build/fuzz/log
 for t in "$@"; do

@@ -72,5 +72,8 @@ whole() {
 			fail "$1: $g is $(info_of $g state) in $(info_of $g placement): $(tail -n 20 vmbeamd.log)"
 		goes_on $g.log
 	done
+	for g in hv ${2-one two}; do
+		[ "$(cat /proc/$(info_of $g pid)/cgroup)" = 0::/vmbeam/$g ] || fail "$1: the cgroup of $g: $(cat /proc/$(info_of $g pid)/cgroup)"
+	done
 	[ ! -e /run/vmbeam/hv.new ] || fail "$1: hv.new is left: $(tail -n 20 vmbeamd.log)"
 }

@@ -10,6 +10,7 @@ refuses "exists already" vmbeam hypervisor start hv
 # One that says nothing but noise is refused in time; its process stays, and so does the other hypervisor.
 check "the other" vmbeam hypervisor start other --memory 768M --window 1G >other.txt
 pid=$(info_of hv pid)
+[ "$(cat /proc/$pid/cgroup)" = 0::/vmbeam/hv ] || fail "its cgroup: $(cat /proc/$pid/cgroup)"
 export VMBEAM_STATE_DIR=$PWD/state
 vmbeam monitor --record --for 75 >monitor.txt 2>&1 &
 monitor=$!

@@ -9,6 +9,13 @@ export LAB=$top/build/lab GUESTS=$top/build/guests TOP=$top
 export PATH=$top/build:$GUESTS:$PATH VMBEAM_TEST=1
 mkdir -p "$(dirname "$results")"
 
+# Cgroups of VMs that have gone, whether they are there or something is still charged to them.
+cgroups_left() {
+	set -- /sys/fs/cgroup/vmbeam/*/
+	[ ! -d "$1" ] || echo "cgroups are left: $*"
+	grep -s "nr_dying_descendants [1-9]" /sys/fs/cgroup/vmbeam/cgroup.stat
+}
+
 # Of two machines the second does what the first says (machines.sh); they share the build tree only.
 [ "${VMBEAM_LAB_MACHINE:-1}" = 1 ] || exec socat -t 9000 TCP-LISTEN:99,fork,reuseaddr EXEC:sh
 
@@ -46,8 +53,6 @@ for name; do
 		done
 		dmesg | grep -E 'audit: type=1326|BUG|Oops|segfault' | tail -n 5 | sed 's/^/    /'
 	fi
-	echo "$verdict $name $seconds" >>"$results"
-	echo "    $verdict, $seconds s"
 	# On both machines.
 	cat >"$T/clean" <<'EOF'
 for vm in /run/vmbeam/*/; do
@@ -57,5 +62,12 @@ exit
 EOF
 	sh "$T/clean"
 	[ -z "${VMBEAM_LAB_MACHINE-}" ] || socat -t 60 - TCP:10.9.0.2:99 <"$T/clean" >/dev/null 2>&1
+	for i in 1 2 3 4 5 6 7 8 9; do
+		[ -n "$(cgroups_left)" ] || break
+		sleep 1
+	done
+	[ -z "$(cgroups_left)" ] || { verdict=fail && cgroups_left | sed 's/^/    /'; }
+	echo "$verdict $name $seconds" >>"$results"
+	echo "    $verdict, $seconds s"
 	rm -rf "$T"
 done

@@ -199,6 +199,26 @@ wait_for 20 done_is completed
 at hv
 end
 
+what="the journal is lost, twice, while a rejuvenation is under way"
+reset
+begin VMBEAM_DAEMON_FAULT=verifying=kill
+want 2>/dev/null || true
+wait_for 20 is_dead
+wait $daemon 2>/dev/null || true
+for bad in bad bad2; do
+	rm -f state/journal.db-*
+	echo "no journal at all" >state/journal.db
+	start_daemon X=
+	[ -s state/journal.db.$bad ] || fail "$what: $(ls state)"
+	kill -9 $daemon
+	wait $daemon 2>/dev/null || true
+done
+start_daemon X=
+wait_for 40 done_is completed
+grep -q "was cut off: there is a NAME.new" vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
+at hv
+end
+
 what="to another machine, if it cannot be moved here"
 reset "methods = beam, pre-copy
 	target = tls://other:7000

@@ -288,6 +288,7 @@ UNIT(daemon, the_configuration_says_what_it_says)
 					"[vm web]\n"
 					"move = last\n"
 					"max-downtime = 250ms\n"
+					"shutdown = force\n"
 					"probe = ping -c 1 10.0.0.5 # really\n",
 					"f", &e);
 	const struct hypervisor_policy *a, *other;
@@ -309,7 +310,9 @@ UNIT(daemon, the_configuration_says_what_it_says)
 	cr_assert_eq(config_vm(c, "web")->move, MOVE_LAST);
 	cr_assert_float_eq(config_vm(c, "web")->max_downtime, 0.25, 1e-9);
 	cr_assert_str_eq(config_vm(c, "web")->probe, "ping -c 1 10.0.0.5 # really");
+	cr_assert_eq(config_vm(c, "web")->shutdown, SHUTDOWN_FORCE);
 	cr_assert_eq(config_vm(c, "db")->move, MOVE_YES);
+	cr_assert_eq(config_vm(c, "db")->shutdown, SHUTDOWN_YES);
 	cr_assert_eq(c->max_concurrent, 2);
 	config_destroy(c);
 }
@@ -342,6 +345,8 @@ UNIT(daemon, a_wrong_configuration_is_told_by_line_and_column)
 		   {"[hypervisor a]\npredict = 1h\npredict = 2h\n", "f:3:1: it has been given"},
 		   {"[vm a]\nmax-downtime = 5parsecs\n", "f:2:16: a time"},
 		   {"[vm a]\nmove = maybe\n", "f:2:8: yes, last or never"},
+		   {"[vm a]\nshutdown = no\n", "f:2:12: yes, last or force"},
+		   {"[vm *]\nshutdown = last\n", "f:1:1: shutdown is of a VM with a name"},
 		   {"[vm a]\nprobe = \x01\n", "f:2:9: this is no text"}};
 
 	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
