@@ -69,19 +69,28 @@ point() {
 		done
 	done
 }
-# sizes ROUNDS COPIED SIZE...
-sizes() {
-	rounds_remap=$1 rounds_copy=$2
-	shift 2
+# copied ROUNDS SIZE...: all systems
+copied() {
+	rounds=$1
+	shift
 	for at; do
-		point "$at" 0 "$rounds_remap" $remaps
-		point "$at" 0 "$rounds_copy" $copies
+		point "$at" 0 5 $remaps
+		point "$at" 0 "$rounds" $copies
+	done
+}
+# What does not copy goes further: to the largest that fit beside each other.
+sizes() {
+	copied 1 1024
+	copied 2 256
+	copied 1 512
+	for at in 2048 4096; do
+		point "$at" 0 5 beam cold host
 	done
 }
 rates() {
 	for at in 0 2 8 32; do
 		point 256 $at 5 beam host
-		point 256 $at 2 phys nest
+		point 256 $at 1 phys nest
 	done
 }
 plan() {
@@ -91,11 +100,11 @@ plan() {
 			point 256 0 3 beam cold host
 			point 256 0 1 phys plain_phys nest plain_nest
 			;;
-		P1 | P3) sizes 5 2 256 512 1024 2048 ;;
+		P1 | P3) sizes ;;
 		P2 | P4) rates ;;
-		P5 | P6 | P7 | P8) sizes 5 2 1024 ;;
+		P5 | P6 | P7 | P8) copied 1 1024 ;;
 		all)
-			sizes 5 2 256 512 1024 2048
+			sizes
 			point 1024 0 3 warm
 			rates
 			point 64 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8

@@ -6,6 +6,9 @@
  * DIR/Pn.svg and .png, drawn by gnuplot; with --docs also results.md there and its plots in results/.  Figures are medians, with
  * the quartiles (of two runs, both).  Exit 1 if a run failed or nothing was measured.
  */
+#include "bench/model.h"
+#include "bench/results.h"
+
 #include "vmm/base.h"
 
 #include <err.h>
@@ -15,247 +18,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { RUNS = 20000, SYSTEMS = 24, XS = 32, FIELDS = 18, BASE_NS = 1000000000 };
-
-enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, COLUMNS };
-
-/* Copies of each byte that is sent, by what the code does with it: read from the guest, written to the socket, read there, written to
- * the guest; encryption and decryption read and write it once more each. */
-enum { TOUCHED_PLAIN = 4, TOUCHED_TLS = 8 };
-
-static const struct system {
-	const char *name, *title;
-	bool wire, tls, paper; /* goes over a network; encrypted; as in the paper */
-} systems[] = {
-	{"beam", "beam", false, false, true},
-	{"cold", "beam, not warmed", false, false, false},
-	{"nest", "nest", true, true, true},
-	{"plain_nest", "nest, not encrypted", true, false, false},
-	{"phys", "phys, 1 GbE", true, true, true},
-	{"phys10", "phys, 10 GbE", true, true, false},
-	{"plain_phys", "phys, 10 GbE, not encrypted", true, false, false},
-	{"warm", "warm", false, false, false},
-	{"host", "host", false, false, false},
-	{"qemu_cpr", "QEMU, cpr-transfer", false, false, false},
-	{"qemu_tls", "QEMU, 10 GbE, TLS, multifd", true, true, false},
-	{"qemu_plain", "QEMU, 10 GbE, not encrypted, multifd", true, false, false},
-	{"rejuv_1", "rejuvenation, 1 guest", false, false, false},
-	{"rejuv_2", "rejuvenation, 2 guests", false, false, false},
-	{"rejuv_4", "rejuvenation, 4 guests", false, false, false},
-	{"rejuv_8", "rejuvenation, 8 guests", false, false, false},
-	{"rejuv_16", "rejuvenation, 16 guests", false, false, false},
-};
-
-struct run {
-	const struct system *system;
-	double size, rate, v[COLUMNS]; /* MiB, MiB/s; NaN: not known */
-	int round;
-};
-
 static struct {
 	const char *dir;
-	struct run run[RUNS];
-	size_t n, failed, others; /* runs; others: of another version than the last */
-	char machine[200], where[20], version[100], call[40];
 	FILE *html, *md; /* md: NULL */
 	const char *docs;
 } r;
-
-/* ---- reading */
-
-static const struct system *find_system(const char *name)
-{
-	for (size_t i = 0; i < ARRAY_LEN(systems); i++)
-		if (!strcmp(systems[i].name, name))
-			return &systems[i];
-	return NULL;
-}
-
-/* Splits a line at commas outside quotes, which go; the number of fields. */
-static size_t split(char *line, char **field)
-{
-	size_t n = 0;
-	bool quoted = false;
-
-	line[strcspn(line, "\r\n")] = 0;
-	field[n++] = line;
-	for (char *to = line, *p = line;; p++) {
-		if (*p == '"') {
-			quoted = !quoted;
-			continue;
-		}
-		if (*p == ',' && !quoted) {
-			*to++ = 0;
-			if (n < FIELDS)
-				field[n++] = to;
-			continue;
-		}
-		*to++ = *p;
-		if (!*p)
-			return n;
-	}
-}
-
-/* One run; those of another version than the one before do not count any more. */
-static void read_line(char *line)
-{
-	char *f[FIELDS] = {NULL};
-	size_t n = split(line, f);
-	struct run *one;
-
-	if (n < FIELDS - COLUMNS || !find_system(f[5]) || r.n == RUNS - 1)
-		return;
-	if (strcmp(f[4], r.version) != 0) {
-		r.others += r.n + r.failed;
-		r.n = r.failed = 0;
-	}
-	snprintf(r.version, sizeof(r.version), "%s", f[4]);
-	if (strcmp(f[9], "ok") != 0) {
-		r.failed++;
-		return;
-	}
-	snprintf(r.call, sizeof(r.call), "%s", f[0]);
-	snprintf(r.machine, sizeof(r.machine), "%s", f[1]);
-	snprintf(r.where, sizeof(r.where), "%s", f[2]);
-	one = &r.run[r.n++];
-	one->system = find_system(f[5]);
-	one->size = atof(f[6]);
-	one->rate = atof(f[7]);
-	one->round = atoi(f[8]);
-	for (size_t i = 0; i < COLUMNS; i++) {
-		const char *text = f[FIELDS - COLUMNS + i];
-
-		one->v[i] = text && *text ? atof(text) : NAN;
-	}
-}
-
-static void read_results(void)
-{
-	char *path = xasprintf("%s/results.csv", r.dir), *line = NULL;
-	FILE *f = fopen(path, "re");
-	size_t size = 0;
-
-	if (!f)
-		err(1, "%s", path);
-	while (getline(&line, &size, f) >= 0)
-		read_line(line);
-	fclose(f);
-	free(line);
-	free(path);
-}
-
-/* ---- figures */
-
-#define SMOOTH 0.08
-
-/* What a plot shows of a run, in its unit. */
-typedef double figure(const struct run *run);
-
-static double total_ms(const struct run *run)
-{
-	return run->v[TOTAL] / 1e6;
-}
-static double downtime_ms(const struct run *run)
-{
-	return run->v[DOWNTIME] / 1e6;
-}
-static double gap_ms(const struct run *run)
-{
-	return run->v[GAP] > 0 ? run->v[GAP] / 1e6 : NAN; /* (an idle guest does not look) */
-}
-/* More than what they use anyway. */
-static double cpu_ms(const struct run *run)
-{
-	return fmax(run->v[CPU] - run->v[BASE] * run->v[WALL] / BASE_NS, 0) / 1e6;
-}
-static double wire_mb(const struct run *run)
-{
-	return run->system->wire ? run->v[WIRE] / 1e6 : 0;
-}
-static double memory_mb(const struct run *run)
-{
-	return run->v[BYTES] * (run->system->tls ? TOUCHED_TLS : TOUCHED_PLAIN) / 1e6;
-}
-
-static int rising(const void *a, const void *b)
-{
-	double x = *(const double *)a, y = *(const double *)b;
-
-	return (x > y) - (x < y);
-}
-
-struct spread {
-	size_t n;
-	double low, median, high;
-};
-
-static double quantile(const double *v, size_t n, double q)
-{
-	double at = q * (double)(n - 1);
-	size_t i = (size_t)at;
-
-	return i + 1 < n ? v[i] + (at - (double)i) * (v[i + 1] - v[i]) : v[n - 1];
-}
-
-static struct spread spread_of(const struct system *s, double size, double rate, figure *of)
-{
-	static double v[RUNS];
-	size_t n = 0;
-
-	for (size_t i = 0; i < r.n; i++)
-		if (r.run[i].system == s && r.run[i].size == size && r.run[i].rate == rate && !isnan(of(&r.run[i])))
-			v[n++] = of(&r.run[i]);
-	if (!n)
-		return (struct spread){0, NAN, NAN, NAN};
-	qsort(v, n, sizeof(*v), rising);
-	return (struct spread){n, quantile(v, n, 0.25), quantile(v, n, 0.5), quantile(v, n, 0.75)};
-}
-
-/* How many guests; 0: it is none. */
-static int is_rejuvenation(const struct system *s)
-{
-	return strncmp(s->name, "rejuv_", 6) != 0 ? 0 : atoi(s->name + 6);
-}
-
-static double median_of(const char *system, double size, double rate, figure *of)
-{
-	return spread_of(find_system(system), size, rate, of).median;
-}
-
-/* The sizes that were measured without writing, or the rates of a size. */
-static size_t xs_of(bool rates, double size, double *x)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < r.n; i++) {
-		double one = rates ? r.run[i].rate : r.run[i].size;
-		bool is = !is_rejuvenation(r.run[i].system) && (rates ? r.run[i].size == size : r.run[i].rate == 0);
-
-		for (size_t k = 0; k < n && is; k++)
-			is = x[k] != one;
-		if (is && n < XS)
-			x[n++] = one;
-	}
-	qsort(x, n, sizeof(*x), rising);
-	return n;
-}
-
-static double largest(void)
-{
-	double x[XS];
-	size_t n = xs_of(false, 0, x);
-
-	return n ? x[n - 1] : NAN;
-}
-
-/* The size at which rates were measured. */
-static double rated(void)
-{
-	for (size_t i = 0; i < r.n; i++)
-		if (r.run[i].rate > 0)
-			return r.run[i].size;
-	return NAN;
-}
 
 /* ---- the report */
 
@@ -392,7 +159,7 @@ static void draw_curves(const struct curves *c)
 {
 	double size = c->rates ? rated() : 0, x[XS];
 	size_t nx = xs_of(c->rates, size, x), drawn = 0;
-	bool any[ARRAY_LEN(systems)] = {false};
+	bool any[SYSTEMS] = {false};
 	const char *cells[SYSTEMS + 1];
 	size_t n;
 	FILE *f;
@@ -405,7 +172,7 @@ static void draw_curves(const struct curves *c)
 		return;
 	}
 	f = begin_plot(c->name, c->rates ? "written by the guest, MiB/s" : "memory of the guest, MiB", c->y);
-	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+	for (size_t s = 0; s < SYSTEMS; s++) {
 		fprintf(f, "$d%zu << EOD\n", s);
 		for (size_t i = 0; i < nx; i++) {
 			struct spread v = spread_at(c, s, size, x[i]);
@@ -425,7 +192,7 @@ static void draw_curves(const struct curves *c)
 	fputs("plot ", f);
 	n = 0;
 	cells[n++] = c->rates ? "MiB/s" : "MiB";
-	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+	for (size_t s = 0; s < SYSTEMS; s++) {
 		if (!any[s])
 			continue;
 		fprintf(f, "%s$d%zu using 1:2:3:4 with yerrorlines title '%s' lc %zu pt 7 ps 0.6", drawn++ ? ", " : "", s, systems[s].title, s + 1);
@@ -444,7 +211,7 @@ static void draw_curves(const struct curves *c)
 
 		n = 0;
 		text[n++] = number(x[i]);
-		for (size_t s = 0; s < ARRAY_LEN(systems); s++)
+		for (size_t s = 0; s < SYSTEMS; s++)
 			if (any[s])
 				text[n++] = cell_of(spread_at(c, s, size, x[i]));
 		row((const char *const *)text, n);
@@ -463,7 +230,7 @@ struct bars {
 static void draw_bars(const struct bars *b)
 {
 	static const char *const heads[] = {"system", "median (quartiles; runs)", "of nest's, %"};
-	double size = largest(), nest = median_of("nest", size, 0, b->of);
+	double size = compared(), nest = median_of("nest", size, 0, b->of);
 	bool drawn = false;
 	FILE *f;
 
@@ -472,7 +239,7 @@ static void draw_bars(const struct bars *b)
 	f = begin_plot(b->name, "", b->y);
 	fputs("set xtics rotate by -20\nunset key\n$d << EOD\n", f);
 	row(heads, ARRAY_LEN(heads));
-	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+	for (size_t s = 0; s < SYSTEMS; s++) {
 		struct spread v = spread_of(&systems[s], size, 0, b->of);
 		char *cells[3];
 
@@ -497,18 +264,18 @@ static void draw_bars(const struct bars *b)
 	end_plot(f, b->name);
 }
 
-/* ---- rejuvenations of many guests */
+/* ---- rejuvenations of many guests, and what they and the rest would be at other sizes */
 
 static void draw_rejuvenations(void)
 {
 	static const char *const heads[] = {"guests", "total, ms", "longest downtime of a guest, ms", "CPU time, ms"};
-	double x[XS], y[XS], n = 0, sx = 0, sy = 0, xx = 0, xy = 0, each, first;
 	bool any = false;
 
 	heading("What a rejuvenation costs, by guests");
-	for (size_t s = 0; s < ARRAY_LEN(systems); s++) {
+	say("Of %d MiB each, one after another.", MODEL_GUEST);
+	for (size_t s = 0; s < SYSTEMS; s++) {
 		int k = is_rejuvenation(&systems[s]);
-		struct spread total = k ? spread_of(&systems[s], 64, 0, total_ms) : (struct spread){.n = 0};
+		struct spread total = k ? spread_of(&systems[s], MODEL_GUEST, 0, total_ms) : (struct spread){.n = 0};
 		char *cells[4];
 
 		if (!total.n)
@@ -518,32 +285,81 @@ static void draw_rejuvenations(void)
 		any = true;
 		cells[0] = xasprintf("%d", k);
 		cells[1] = cell_of(total);
-		cells[2] = cell_of(spread_of(&systems[s], 64, 0, downtime_ms));
-		cells[3] = cell_of(spread_of(&systems[s], 64, 0, cpu_ms));
+		cells[2] = cell_of(spread_of(&systems[s], MODEL_GUEST, 0, downtime_ms));
+		cells[3] = cell_of(spread_of(&systems[s], MODEL_GUEST, 0, cpu_ms));
 		row((const char *const *)cells, 4);
 		for (size_t i = 0; i < 4; i++)
 			free(cells[i]);
-		x[(int)n] = k;
-		y[(int)n++] = total.median;
-		sx += k;
-		sy += total.median;
-		xx += (double)k * k;
-		xy += k * total.median;
 	}
 	row(NULL, 0);
-	if (!any || n < 2) {
-		say("Measured with too few numbers of guests.");
-		return;
-	}
-	each = (n * xy - sx * sy) / (n * xx - sx * sx);
-	first = (sy - each * sx) / n;
-	n--;
-	say("The line through these: %.0f ms and %.0f ms for each guest; it misses the largest by %.0f %%.  By it, 200 guests, whose memory size does not "
-	    "count, take %.0f s, one after another%s.", first, each, 100 * fabs((first + each * x[(int)n]) / y[(int)n] - 1),
-	    (first + 200 * each) / 1000, strcmp(r.where, "emulated") ? "" : " (emulated)");
+	if (!any)
+		say("Not measured.");
+}
+
+static void draw_line(const char *what, const char *of, const struct line *l)
+{
+	char *first = number(l->first), *each = number(l->each), *miss = isnan(l->miss) ? xstrdup("not tried") : xasprintf("%+.0f %%", round(100 * l->miss) + 0.0);
+	char *points = xasprintf("%zu", l->n);
+	const char *const cells[] = {what, first, each, of, points, miss};
+
+	if (l->n > 1)
+		row(cells, ARRAY_LEN(cells));
+	free(first);
+	free(each);
+	free(miss);
+	free(points);
+}
+
+static void draw_host(const char *what, double ms, double hosts, double concurrent)
+{
+	char *host = number(ms / 1000), *fleet = number(model_fleet(ms, hosts, concurrent) / 3600e3);
+	const char *const cells[] = {what, host, fleet};
+
+	if (!isnan(ms))
+		row(cells, ARRAY_LEN(cells));
+	free(host);
+	free(fleet);
+}
+
+/* VMs, GiB each, hosts, rejuvenated at a time; and the line rate of 10 GbE, GiB/s: no copy over it takes less. */
+#define MODEL_LINE_RATE (10e9 / 8 / 1073741824)
+static const struct {
+	double guests, gib, hosts, concurrent;
+} scale = {200, 16, 10000, 100};
+
+static void draw_model(void)
+{
+	static const char *const heads[] = {"ms", "fixed", "for each", "of these", "points", "largest, predicted from the others"};
+	static const char *const answers[] = {"", "one host, s", "all hosts, h"};
+	double bytes = scale.guests * scale.gib;
+	struct model m;
+
+	heading("What it would take at other sizes: a model");
+	say("Lines through the medians above%s.", results_emulated() ? ", emulated: what follows is worth as much as they are, as ratios" : "");
+	model_fit(&m);
+	row(heads, ARRAY_LEN(heads));
+	draw_line("beam", "GiB", &m.beam);
+	draw_line("beam, not warmed", "GiB", &m.cold);
+	draw_line("copy over 10 GbE, encrypted", "GiB", &m.tls);
+	draw_line("copy over 10 GbE, not encrypted", "GiB", &m.plain);
+	draw_line("rejuvenation", "guests", &m.rejuvenation);
+	row(NULL, 0);
+	if (m.cold.n > 1 && m.beam.n > 1)
+		say("A 2 MiB page of a guest that was not warmed costs %.0f us.", (m.cold.each - m.beam.each) * 1000 / 512);
+	say("A host with %g guests of %g GiB, each filled as these were (70 %%), one after another; and %g such hosts, %g at a time:", scale.guests,
+	    scale.gib, scale.hosts, scale.concurrent);
+	row(answers, ARRAY_LEN(answers));
+	draw_host("beam", m.rejuvenation.n > 1 && m.beam.n > 1 ? model_host(&m, scale.guests, scale.gib) : NAN, scale.hosts, scale.concurrent);
+	draw_host("copied, encrypted", model_copy(&m.tls, scale.guests, scale.gib), scale.hosts, scale.concurrent);
+	draw_host("copied, not encrypted", model_copy(&m.plain, scale.guests, scale.gib), scale.hosts, scale.concurrent);
+	draw_host("copied at the full rate of 10 GbE, whatever the machine", bytes * 0.7 / MODEL_LINE_RATE * 1000, scale.hosts, scale.concurrent);
+	row(NULL, 0);
+	say("What a line cannot show: the cost by number of memory extents, in which these guests do not differ, and hypervisors that are short of CPU.");
 }
 
 /* ---- CPU over time: what `stamp` saw of one run */
+
+#define SMOOTH 0.08
 
 /* Writes lines "ms share" of column `which` (0: all), share of one CPU in %; whether there were any. */
 static bool write_trace(FILE *f, const char *system, double size, int which)
@@ -591,11 +407,11 @@ static void draw_cpu(void)
 
 	heading("P5: CPU use during one migration");
 	say("The paper: the peak of beam and nest is twice that of phys (both ends are on one machine).  Here: one run each of %g MiB, in %% of "
-	    "one CPU; the time axis is logarithmic, since the longest takes a hundred times as long as the shortest.", largest());
+	    "one CPU; the time axis is logarithmic, since the longest takes a hundred times as long as the shortest.", compared());
 	f = begin_plot("P5", "ms", "% of a CPU");
 	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
-		there[i] = write_trace(f, lines[i].system, largest(), lines[i].which);
+		there[i] = write_trace(f, lines[i].system, compared(), lines[i].which);
 		fputs("EOD\n", f);
 	}
 	fputs("set logscale x\nset style data lines\nplot ", f);
@@ -685,7 +501,7 @@ static void aim(const char *what, double is, double limit, bool at_least, const 
 static void draw_aims(void)
 {
 	static const char *const heads[] = {"", "", "aim", "is", "", "what takes longest there"};
-	double size = largest(), x[XS], rates[XS], size2 = rated();
+	double size = compared(), x[XS], rates[XS], size2 = rated();
 	size_t nx = xs_of(false, 0, x), nr = isnan(size2) ? 0 : xs_of(true, size2, rates);
 	double rate = nr ? rates[nr - 1] : 0;
 
@@ -699,10 +515,15 @@ static void draw_aims(void)
 	aim("CPU time of beam, % of that of nest, not encrypted",
 	    100 * median_of("beam", size, 0, cpu_ms) / median_of("plain_nest", size, 0, cpu_ms), 2, false, "beam", size);
 	aim("bytes copied by beam, % of what nest sends",
-	    100 * median_of("beam", size, 0, memory_mb) / TOUCHED_PLAIN / median_of("nest", size, 0, wire_mb), 0.1, false, "beam", size);
-	if (nx > 1)
-		aim("total without warming, largest / smallest size",
-		    median_of("cold", size, 0, total_ms) / median_of("cold", x[0], 0, total_ms), 1.3, false, "cold", size);
+	    100 * median_of("beam", size, 0, sent_mb) / median_of("nest", size, 0, wire_mb), 0.1, false, "beam", size);
+	while (nx > 1 && isnan(median_of("cold", x[nx - 1], 0, total_ms)))
+		nx--;
+	if (nx > 1) {
+		char *what = xasprintf("total without warming, %g MiB / %g MiB", x[nx - 1], x[0]);
+
+		aim(what, median_of("cold", x[nx - 1], 0, total_ms) / median_of("cold", x[0], 0, total_ms), 1.3, false, "cold", x[nx - 1]);
+		free(what);
+	}
 	aim("downtime: beam / phys", median_of("beam", size, 0, downtime_ms) / median_of("phys", size, 0, downtime_ms), 1, false, "beam", size);
 	if (rate > 0) {
 		char *what = xasprintf("downtime: beam / phys, %g MiB, %g MiB/s written", size2, rate);
@@ -746,14 +567,11 @@ int main(int argc, char **argv)
 		 "beam about 0 %.  Here it is no measurement: the bytes that the engine sent, times how often its code reads and writes each.",
 		 memory_mb},
 	};
-	bool emulated;
 
 	if (argc != 2 && (argc != 4 || strcmp(argv[2], "--docs") != 0))
 		errx(2, "usage: report DIR [--docs DIR]");
 	r.dir = argv[1];
-	read_results();
-	if (!r.n)
-		errx(1, "%s/results.csv: nothing was measured", r.dir);
+	results_read(r.dir);
 	r.html = create(r.dir, "report.html");
 	if (argc == 4) {
 		char *plots = xasprintf("%s/results", argv[3]);
@@ -764,13 +582,12 @@ int main(int argc, char **argv)
 		r.md = create(r.docs, "results.md");
 		fprintf(r.md, "# Results\n\nWritten by `vmbeam bench`; not by hand.\n\n");
 	}
-	emulated = !strcmp(r.where, "emulated");
 	fprintf(r.html, "<!doctype html><meta charset=utf-8><title>vmbeam bench</title><style>body{font:15px sans-serif;max-width:60em;"
 			"margin:2em auto}table{border-collapse:collapse}td,th{padding:.2em .6em;border:1px solid #bbb;text-align:right}"
 			"td:first-child,th:first-child{text-align:left}</style><h1>vmbeam bench</h1>\n");
-	say("vmbeam %s, %s; %zu runs, the last begun %s; %zu that failed and %zu of other versions are left out.", r.version, r.machine, r.n, r.call,
-	    r.failed, r.others);
-	if (emulated)
+	say("vmbeam %s, %s; %zu runs, the last begun %s; %zu that failed and %zu of other versions are left out.", results.version, results.machine, results.n, results.call,
+	    results.failed, results.others);
+	if (results_emulated())
 		say("EMULATED: taken in the lab, where QEMU emulates AMD SVM: only ratios mean anything, and encryption costs far more than it "
 		    "would, which flatters beam: see what is not encrypted beside it.");
 	say("beam: zero-copy move between two guest hypervisors; not warmed: without having memory mapped at the destination beforehand; nest: "
@@ -785,11 +602,12 @@ int main(int argc, char **argv)
 		draw_bars(&bars[i]);
 	draw_ageing();
 	draw_rejuvenations();
+	draw_model();
 	heading("What is missing");
 	say("P9, throughput while VMs move one after another, is not measured by this report.");
 	fclose(r.html);
 	if (r.md)
 		fclose(r.md);
-	printf("%s/report.html: %zu runs, %zu failed\n", r.dir, r.n, r.failed);
-	return r.failed > 0;
+	printf("%s/report.html: %zu runs, %zu failed\n", r.dir, results.n, results.failed);
+	return results.failed > 0;
 }

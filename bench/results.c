@@ -1,0 +1,236 @@
+/* results.c: what `vmbeam bench` has measured: results.h. */
+#include "bench/results.h"
+
+#include "vmm/base.h"
+
+#include <err.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RUNS = 20000, FIELDS = 18, BASE_NS = 1000000000 };
+
+/* Copies of each byte that is sent, by what the code does with it: read from the guest, written to the socket, read there, written to
+ * the guest; encryption and decryption read and write it once more each. */
+enum { TOUCHED_PLAIN = 4, TOUCHED_TLS = 8 };
+
+const struct system systems[SYSTEMS] = {
+	{"beam", "beam", false, false, true},
+	{"cold", "beam, not warmed", false, false, false},
+	{"nest", "nest", true, true, true},
+	{"plain_nest", "nest, not encrypted", true, false, false},
+	{"phys", "phys, 1 GbE", true, true, true},
+	{"phys10", "phys, 10 GbE", true, true, false},
+	{"plain_phys", "phys, 10 GbE, not encrypted", true, false, false},
+	{"warm", "warm", false, false, false},
+	{"host", "host", false, false, false},
+	{"qemu_cpr", "QEMU, cpr-transfer", false, false, false},
+	{"qemu_tls", "QEMU, 10 GbE, TLS, multifd", true, true, false},
+	{"qemu_plain", "QEMU, 10 GbE, not encrypted, multifd", true, false, false},
+	{"rejuv_1", "rejuvenation, 1 guest", false, false, false},
+	{"rejuv_2", "rejuvenation, 2 guests", false, false, false},
+	{"rejuv_4", "rejuvenation, 4 guests", false, false, false},
+	{"rejuv_8", "rejuvenation, 8 guests", false, false, false},
+	{"rejuv_16", "rejuvenation, 16 guests", false, false, false},
+};
+
+struct results results;
+
+/* ---- reading */
+
+const struct system *find_system(const char *name)
+{
+	for (size_t i = 0; i < SYSTEMS; i++)
+		if (!strcmp(systems[i].name, name))
+			return &systems[i];
+	return NULL;
+}
+
+/* Splits a line at commas outside quotes, which go; the number of fields. */
+static size_t split(char *line, char **field)
+{
+	size_t n = 0;
+	bool quoted = false;
+
+	line[strcspn(line, "\r\n")] = 0;
+	field[n++] = line;
+	for (char *to = line, *p = line;; p++) {
+		if (*p == '"') {
+			quoted = !quoted;
+			continue;
+		}
+		if (*p == ',' && !quoted) {
+			*to++ = 0;
+			if (n < FIELDS)
+				field[n++] = to;
+			continue;
+		}
+		*to++ = *p;
+		if (!*p)
+			return n;
+	}
+}
+
+/* One run; those of another version than the one before do not count any more. */
+static void read_line(char *line)
+{
+	char *f[FIELDS] = {NULL};
+	size_t n = split(line, f);
+	struct run *one;
+
+	if (n < FIELDS - COLUMNS || !find_system(f[5]) || results.n == RUNS - 1)
+		return;
+	if (strcmp(f[4], results.version) != 0) {
+		results.others += results.n + results.failed;
+		results.n = results.failed = 0;
+	}
+	snprintf(results.version, sizeof(results.version), "%s", f[4]);
+	if (strcmp(f[9], "ok") != 0) {
+		results.failed++;
+		return;
+	}
+	snprintf(results.call, sizeof(results.call), "%s", f[0]);
+	snprintf(results.machine, sizeof(results.machine), "%s", f[1]);
+	snprintf(results.where, sizeof(results.where), "%s", f[2]);
+	one = &results.run[results.n++];
+	one->system = find_system(f[5]);
+	one->size = atof(f[6]);
+	one->rate = atof(f[7]);
+	one->round = atoi(f[8]);
+	for (size_t i = 0; i < COLUMNS; i++) {
+		const char *text = f[FIELDS - COLUMNS + i];
+
+		one->v[i] = text && *text ? atof(text) : NAN;
+	}
+}
+
+void results_read(const char *dir)
+{
+	char *path = xasprintf("%s/results.csv", dir), *line = NULL;
+	FILE *f = fopen(path, "re");
+	size_t size = 0;
+
+	if (!f)
+		err(1, "%s", path);
+	results.run = xcalloc(RUNS, sizeof(*results.run));
+	while (getline(&line, &size, f) >= 0)
+		read_line(line);
+	fclose(f);
+	if (!results.n)
+		errx(1, "%s: nothing was measured", path);
+	free(line);
+	free(path);
+}
+
+/* ---- figures */
+
+double total_ms(const struct run *run)
+{
+	return run->v[TOTAL] / 1e6;
+}
+double downtime_ms(const struct run *run)
+{
+	return run->v[DOWNTIME] / 1e6;
+}
+double gap_ms(const struct run *run)
+{
+	return run->v[GAP] > 0 ? run->v[GAP] / 1e6 : NAN; /* (an idle guest does not look) */
+}
+/* More than what they use anyway. */
+double cpu_ms(const struct run *run)
+{
+	return fmax(run->v[CPU] - run->v[BASE] * run->v[WALL] / BASE_NS, 0) / 1e6;
+}
+double wire_mb(const struct run *run)
+{
+	return run->system->wire ? run->v[WIRE] / 1e6 : 0;
+}
+double sent_mb(const struct run *run)
+{
+	return run->v[BYTES] / 1e6;
+}
+double memory_mb(const struct run *run)
+{
+	return run->v[BYTES] * (run->system->tls ? TOUCHED_TLS : TOUCHED_PLAIN) / 1e6;
+}
+
+int rising(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double quantile(const double *v, size_t n, double q)
+{
+	double at = q * (double)(n - 1);
+	size_t i = (size_t)at;
+
+	return i + 1 < n ? v[i] + (at - (double)i) * (v[i + 1] - v[i]) : v[n - 1];
+}
+
+struct spread spread_of(const struct system *s, double size, double rate, figure *of)
+{
+	static double v[RUNS];
+	size_t n = 0;
+
+	for (size_t i = 0; i < results.n; i++)
+		if (results.run[i].system == s && results.run[i].size == size && results.run[i].rate == rate && !isnan(of(&results.run[i])))
+			v[n++] = of(&results.run[i]);
+	if (!n)
+		return (struct spread){0, NAN, NAN, NAN};
+	qsort(v, n, sizeof(*v), rising);
+	return (struct spread){n, quantile(v, n, 0.25), quantile(v, n, 0.5), quantile(v, n, 0.75)};
+}
+
+int is_rejuvenation(const struct system *s)
+{
+	return strncmp(s->name, "rejuv_", 6) != 0 ? 0 : atoi(s->name + 6);
+}
+
+double median_of(const char *system, double size, double rate, figure *of)
+{
+	return spread_of(find_system(system), size, rate, of).median;
+}
+
+size_t xs_of(bool rates, double size, double *x)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < results.n; i++) {
+		double one = rates ? results.run[i].rate : results.run[i].size;
+		bool is = !is_rejuvenation(results.run[i].system) && (rates ? results.run[i].size == size : results.run[i].rate == 0);
+
+		for (size_t k = 0; k < n && is; k++)
+			is = x[k] != one;
+		if (is && n < XS)
+			x[n++] = one;
+	}
+	qsort(x, n, sizeof(*x), rising);
+	return n;
+}
+
+double compared(void)
+{
+	double x[XS];
+	size_t n = xs_of(false, 0, x);
+
+	for (size_t i = n; i-- > 0;)
+		for (size_t s = 0; s < SYSTEMS; s++)
+			if (systems[s].wire && spread_of(&systems[s], x[i], 0, total_ms).n)
+				return x[i];
+	return n ? x[n - 1] : NAN;
+}
+
+bool results_emulated(void)
+{
+	return !strcmp(results.where, "emulated");
+}
+
+double rated(void)
+{
+	for (size_t i = 0; i < results.n; i++)
+		if (results.run[i].rate > 0)
+			return results.run[i].size;
+	return NAN;
+}
