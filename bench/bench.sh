@@ -1,5 +1,5 @@
 #!/bin/sh
-# bench.sh [quick|all|P1...P8|P10]... [--out DIR] [--systems NAME,NAME...]: the paper's plots; `vmbeam bench`.
+# bench.sh [quick|all|P1...P10]... [--out DIR] [--systems NAME,NAME...]: the paper's plots; `vmbeam bench`.
 #
 # Every run of every call stays in DIR/results.csv (default build/bench/results); what is there already, of the same version, is
 # not measured again, so that a call that was cut off goes on.  All runs of a point, one of each system after another, are in one
@@ -22,12 +22,12 @@ out=build/bench/results only= what=
 remaps="beam cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
 others="warm rejuv_1 rejuv_2 rejuv_4 rejuv_8 rejuv_16"
 usage() {
-	echo "vmbeam bench: $1 (usage: vmbeam bench [quick|all|P1...P8|P10]... [--out DIR] [--systems beam,cold,nest,...])" >&2
+	echo "vmbeam bench: $1 (usage: vmbeam bench [quick|all|P1...P10]... [--out DIR] [--systems beam,cold,nest,...])" >&2
 	exit 2
 }
 while [ $# -gt 0 ]; do
 	case $1 in
-	quick | all | P[1-8] | P10) what="$what $1" ;;
+	quick | all | P[1-9] | P10) what="$what $1" ;;
 	--out | --systems)
 		[ $# -gt 1 ] || usage "$1 needs a value"
 		if [ "$1" = --systems ]; then
@@ -112,8 +112,17 @@ plan() {
 		esac
 	done | awk '!seen[$0]++'
 }
-wants_ageing() {
-	case " ${what:-quick} " in *" all "* | *" P10 "*) [ ! -s "$csv.d/ageing" ] ;; *) false ;; esac
+# What is no point, but a recording of its own, and not there yet: P9, P10.
+recordings() {
+	for w in ${what:-quick}; do
+		case $w in
+		all) echo "throughput-beam throughput-phys ageing" ;;
+		P9) echo "throughput-beam throughput-phys" ;;
+		P10) echo ageing ;;
+		esac
+	done | tr ' ' '\n' | awk '!seen[$0]++' | while read -r one; do
+		[ "$(head -n 1 "$csv.d/$one" 2>/dev/null)" = "# $version" ] || [ -z "$(chosen "${one#*-}")" ] || echo "$one"
+	done
 }
 # Those of the plan that have no result yet.
 left() {
@@ -137,16 +146,17 @@ header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downt
 lab=0
 while [ $lab -le $RETRIES ]; do
 	left >"$out/left"
-	[ -s "$out/left" ] || wants_ageing || break
+	[ -s "$out/left" ] || [ -n "$(recordings)" ] || break
 	lab=$((lab + 1))
 	echo "$(wc -l <"$out/left") runs are left"
 	# shellcheck disable=SC2046 # several points
 	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$out/left")" \
-		$(points <"$out/left") $(! wants_ageing || echo ageing)
+		$(points <"$out/left") $(recordings)
 	status=$?
 	[ $status = 125 ] || break
 	echo "the emulator broke down (see above)"
 done
 rm -f "$out/left"
 build/bench/report "$out" ${DOCS:+--docs "$DOCS"} || exit 1
-[ -z "$(left)" ] || { echo "vmbeam bench: $(left | wc -l) runs are missing" >&2 && exit 1; }
+missing=$(left; recordings)
+[ -z "$missing" ] || { echo "vmbeam bench: missing: $(echo "$missing" | wc -l) runs" >&2 && exit 1; }

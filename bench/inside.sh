@@ -2,7 +2,8 @@
 # inside.sh RESULTS CONSTANTS RUNS POINT...: measures one system after another, in the lab or on a machine with KVM; called by bench.sh, which
 # says what the columns are.
 #
-# `ageing` instead of a point: a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10).  A point is
+# Instead of a point: `ageing`, a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10); `throughput-SYSTEM`, requests a
+# second of a web service while it and other small guests move one after another (P9); each into a file of that name.  A point is
 # SIZE:RATE:ROUND=SYSTEM,SYSTEM...+ROUND=SYSTEM...: memory of the guest in MiB, how much of it it writes, in MiB/s (0: none, its memory
 # is filled and stays).  The guests of all systems are there at once; a round moves each of its systems' once, one after the other.  A
 # line of RESULTS is CONSTANTS, a comma, and the figures; a folder RESULTS.d holds what `stamp` saw of each run.
@@ -262,6 +263,17 @@ measure() {
 	echo "$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall" >figures
 }
 
+# recorded NAME: what it reads is what there is to record.
+recorded() {
+	{
+		echo "# ${constants##*,}"
+		cat
+	} >"$results.d/$1.new"
+	[ "$(wc -l <"$results.d/$1.new")" -gt 1 ] || fail "$1: nothing was recorded"
+	mv "$results.d/$1.new" "$results.d/$1"
+	echo "$1: $(wc -l <"$results.d/$1") lines recorded"
+}
+
 # Its guests come and go meanwhile; an hour is a minute.
 ageing() {
 	check "hv" vmbeam hypervisor start hv-old --memory 768M --window 1G >/dev/null
@@ -278,14 +290,94 @@ ageing() {
 	wait $! || fail "monitor: $(cat monitor.out)"
 	sqlite3 -csv "$VMBEAM_STATE_DIR/monitor.db" "SELECT (m.t - (SELECT min(t) FROM minute)) / 3600.0, s.name, m.value / 1048576 FROM minute m
 		JOIN series s ON s.id = m.series JOIN subject u ON u.id = s.subject WHERE u.name = 'hv-old' AND NOT s.outside
-		AND s.name IN ('memory_available', 'disk_available') ORDER BY m.t" >"$results.d/ageing"
+		AND s.name IN ('memory_available', 'disk_available') ORDER BY m.t" | recorded ageing
 	check "stop" vmbeam hypervisor stop hv-old
-	[ -s "$results.d/ageing" ] || fail "nothing was recorded"
-	echo "ageing: $(wc -l <"$results.d/ageing") values recorded"
+}
+
+uptime_s() { cut -d' ' -f1 /proc/uptime; }
+# The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing.
+SMALL=10 WEB_S=15
+web_up() { # [COMMAND...]: which starts it; its tap is made by then
+	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
+		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=10.97.9.2/24" >/dev/null
+	for i in $(seq $SMALL); do
+		wait_for 200 ticked "small-$i.log" 1
+	done
+	wait_for 300 grep -qs "guest ready" web.serial
+	rm -f web.load
+	httpload 10.97.9.2 --rate 0 --clients 2 --progress --json >web.json 2>web.load &
+	load=$!
+	wait_for 60 grep -q requests web.load
+	began=$(uptime_s)
+	: >moves
+	sleep $WEB_S
+}
+web_moved() { # NAME COMMAND...: moves it
+	name=$1 from=$(uptime_s)
+	shift
+	check "move $name" "$@" >move.json
+	echo "move $from $(uptime_s) $name" >>moves
+	sleep 1
+}
+web_down() { # NAME: its recording
+	sleep $WEB_S
+	kill -TERM $load
+	wait $load || fail "requests were lost: $(cat web.json)"
+	{
+		awk '/requests/ { t += n++ ? $1 : 0; print "rate", t, $3 / $1 }' web.load
+		awk -v b="$began" '{ print $1, $2 - b, $3 - b, $4 }' moves
+	} | recorded "$1"
+}
+throughput_beam() {
+	for hv in web-a web-b; do
+		check "$hv" within beam vmbeam hypervisor start $hv --memory 768M --window 2G >/dev/null
+	done
+	make_tap web 10.97.9.1/24
+	size=64 rate=0
+	for i in $(seq $SMALL); do
+		run "small-$i" within beam -- --in web-a
+	done
+	web_up within beam vmbeam run web --in web-a
+	for g in $(seq -f small-%g $SMALL) web; do
+		web_moved "$g" vmbeam migrate "$g" --to web-b --json
+	done
+	web_down throughput-beam
+	for g in $(seq -f small-%g $SMALL) web; do
+		vmbeam stop "$g" --force
+	done
+	for hv in web-a web-b; do
+		check "stop" vmbeam hypervisor stop $hv
+	done
+	ip link del web
+}
+throughput_phys() {
+	phys_up
+	ip link add web type bridge && ip addr add 10.97.9.1/24 dev web && ip link set web up || fail "no bridge"
+	for m in here there; do
+		ip link add "web-$m" master web up type veth peer name up netns $m || fail "no veth"
+		ip -n $m link add bridge up type bridge && ip -n $m link set up master bridge up && ip -n $m tuntap add web mode tap &&
+			ip -n $m link set web master bridge up || fail "no bridge in $m"
+	done
+	cable 10gbit
+	size=64 rate=0
+	for i in $(seq $SMALL); do
+		run "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
+	done
+	web_up within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
+	for g in $(seq -f small-%g $SMALL) web; do
+		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7000" --tls certs --timeout 900 --json
+	done
+	web_down throughput-phys
+	for g in $(seq -f small-%g $SMALL) web; do
+		on there vmbeam stop "$g" --force
+	done
+	ip link del web-here
+	ip link del web-there
+	ip link del web
 }
 
 systems=$(for p; do
-	[ "$p" != ageing ] || continue
+	case $p in ageing | throughput-*) continue ;; esac
 	guests_of "$(echo "$p" | cut -d: -f3)"
 done | sort -u)
 for s in $systems; do
@@ -297,10 +389,13 @@ for s in $systems; do
 done
 begun= run=0
 for point; do
-	if [ "$point" = ageing ]; then
-		ageing
+	case $point in
+	ageing | throughput-*)
+		echo "$point: it takes some minutes"
+		"$(echo "$point" | tr - _)"
 		continue
-	fi
+		;;
+	esac
 	size=${point%%:*} rest=${point#*:}
 	rate=${rest%%:*} rounds=${rest#*:}
 	guests=$(guests_of "$rounds")

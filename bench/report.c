@@ -429,6 +429,99 @@ static void draw_cpu(void)
 	say("Not measured.");
 }
 
+/* ---- P9: requests a second while guests move */
+
+/* Means of what was answered before the first move, while they moved, and after the last; the least in a second of these. */
+struct throughput {
+	double before, while_moving, after, least, begin, end; /* requests/s; s */
+	size_t moves, n[3];
+};
+
+/* Writes the plot's lines "s rate"; whether there is anything. */
+static bool read_throughput(const char *system, FILE *plot, struct throughput *t)
+{
+	char *path = xasprintf("%s/results.csv.d/throughput-%s", r.dir, system), line[200];
+	FILE *in = fopen(path, "re");
+	double a, b;
+
+	free(path);
+	*t = (struct throughput){.begin = NAN, .end = NAN, .least = INFINITY};
+	while (in && fgets(line, sizeof(line), in))
+		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
+			t->begin = fmin(t->begin, a);
+			t->end = fmax(t->end, b);
+			t->moves++;
+		}
+	if (in)
+		rewind(in);
+	while (in && fgets(line, sizeof(line), in)) {
+		double *sum;
+
+		if (sscanf(line, "rate %lf %lf", &a, &b) != 2)
+			continue;
+		fprintf(plot, "%.1f %.1f\n", a, b);
+		sum = a < t->begin ? &t->before : a > t->end + 1 ? &t->after : &t->while_moving;
+		t->n[sum == &t->before ? 0 : sum == &t->after ? 2 : 1]++;
+		*sum += b;
+		if (sum == &t->while_moving)
+			t->least = fmin(t->least, b);
+	}
+	if (in)
+		fclose(in);
+	t->before /= (double)t->n[0];
+	t->while_moving /= (double)t->n[1];
+	t->after /= (double)t->n[2];
+	return t->moves && t->n[0] && t->n[1] && t->n[2];
+}
+
+static void draw_throughput(void)
+{
+	static const char *const names[] = {"beam", "phys"}, *const titles[] = {"beam", "phys, 10 GbE, encrypted"};
+	static const char *const heads[] = {"", "guests moved", "in, s", "requests/s before", "meanwhile", "the least", "after"};
+	const char *separator = "";
+	struct throughput t[ARRAY_LEN(names)];
+	bool there[ARRAY_LEN(names)];
+	FILE *f;
+
+	heading("P9: requests answered a second while guests move one after another");
+	say("The paper: throughput sags, step by step, while virtual machines are copied.  Here: a web service in one guest, asked over the network by "
+	    "two clients as fast as it answers; it and ten small guests move one after another, it as the last.");
+	f = begin_plot("P9", "s", "requests a second");
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		fprintf(f, "$d%zu << EOD\n", i);
+		there[i] = read_throughput(names[i], f, &t[i]);
+		fputs("EOD\n", f);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		for (double at = t[i].begin, k = 0; there[i] && k < 2; at = t[i].end, k++)
+			fprintf(f, "set arrow from first %g, graph 0 to first %g, graph 1 nohead dt %zu lc %zu\n", at, at, i + 2, i + 1);
+	fputs("set yrange [0:]\nset style data lines\nplot ", f);
+	for (size_t i = 0; i < ARRAY_LEN(names); i++)
+		if (there[i]) {
+			fprintf(f, "%s$d%zu title '%s' lw 2 lc %zu", separator, i, titles[i], i + 1);
+			separator = ", ";
+		}
+	fputs("\n", f);
+	if (!*separator) {
+		pclose(f);
+		say("Not measured.");
+		return;
+	}
+	end_plot(f, "P9");
+	row(heads, ARRAY_LEN(heads));
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		char *cells[] = {xstrdup(titles[i]), xasprintf("%zu", t[i].moves), number(t[i].end - t[i].begin), number(t[i].before),
+				 number(t[i].while_moving), number(t[i].least), number(t[i].after)};
+
+		if (there[i])
+			row((const char *const *)cells, ARRAY_LEN(cells));
+		for (size_t k = 0; k < ARRAY_LEN(cells); k++)
+			free(cells[k]);
+	}
+	row(NULL, 0);
+	say("Between the two lines of a colour its guests move.");
+}
+
 /* ---- P10: what the ageing monitor recorded */
 
 static void draw_ageing(void)
@@ -600,11 +693,10 @@ int main(int argc, char **argv)
 	draw_cpu();
 	for (size_t i = 0; i < ARRAY_LEN(bars); i++)
 		draw_bars(&bars[i]);
+	draw_throughput();
 	draw_ageing();
 	draw_rejuvenations();
 	draw_model();
-	heading("What is missing");
-	say("P9, throughput while VMs move one after another, is not measured by this report.");
 	fclose(r.html);
 	if (r.md)
 		fclose(r.md);

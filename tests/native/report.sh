@@ -41,6 +41,12 @@ run phys 256 64 1 1000 40 "" 10000 150
 echo '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v1,nest,256,64,1,"it broke; badly",' >>results.csv
 printf 'base 1\nat 1000000 0\nstart 2000000\nat 21000000 10000\nat 41000000 10000\nend 50000000\n' >results.csv.d/beam-1024-0-1
 echo '{"phases": [{"name": "prepare", "ns": 5000000}, {"name": "fence", "ns": 7000000}]}' >results.csv.d/beam-256-0-1.json
+{
+	echo "# v1"
+	for s in 0 1 2 3 4 5 6 7 8 9; do echo "rate $s $((s < 3 || s > 7 ? 100 : 40 + 2 * s))"; done
+	echo "move 2.5 4 small-1"
+	echo "move 5 6.2 web"
+} >results.csv.d/throughput-beam
 status=0
 "$TOP/build/bench/report" "$T" --docs docs >out 2>&1 || status=$?
 [ $status = 1 ] && grep -q "17 runs, 1 failed" out || fail "a run that failed: $status: $(cat out)"
@@ -56,6 +62,7 @@ has "| total without warming, 2048 MiB / 256 MiB | at most | 1.30 | 1.60 | NOT M
 has "| rejuvenation | 1000 | 200 | guests | 3 | +0 % |"
 # 1000 + 200 * (200 + 20 * (16 - 1/16)) ms; 100 rounds of that
 has "| beam | 105 | 2.91 |"
+has "| beam | 2 | 3.70 | 100 | 50.0 | 46.0 | 100 |"
 for f in report.html P1.svg P1.png P5.png P7.svg docs/results/P1.svg; do
 	[ -s "$f" ] || fail "$f was not written"
 done
