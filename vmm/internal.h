@@ -412,6 +412,8 @@ struct virtio_ops {
 	void (*kicked)(struct virtio_device *d, struct virtq *q);
 	/* Stop and start the backend around a capture; stop begins no new work. */
 	void (*stop)(struct virtio_device *d);
+	/* It runs on another machine now: the network is told where it is. */
+	void (*announce)(struct virtio_device *d);
 	/* Requests begun and not completed. */
 	unsigned int (*inflight)(struct virtio_device *d);
 	void (*config_write)(struct virtio_device *d, uint32_t off, unsigned int len);

@@ -33,7 +33,7 @@ static const struct {
 	const char *reason;
 } calls[] = {
 	{SCMP_SYS(read), "eventfds, console clients"},
-	{SCMP_SYS(write), "eventfds, serial file, state memfd, log"},
+	{SCMP_SYS(write), "eventfds, serial file, state memfd, log, a frame that announces"},
 	{SCMP_SYS(readv), "tap to guest"},
 	{SCMP_SYS(writev), "guest to tap"},
 	{SCMP_SYS(pread64), "kernel image at a reset"},

@@ -206,6 +206,13 @@ void vm_uncapture(struct vm *vm, const Vmb__VmState *captured)
 		start_backends(vm);
 }
 
+void vm_announce(struct vm *vm)
+{
+	for (size_t i = 0; i < vm->nvirtio; i++)
+		if (vm->virtio[i]->ops->announce && virtio_running(vm->virtio[i]))
+			vm->virtio[i]->ops->announce(vm->virtio[i]);
+}
+
 void vm_resume(struct vm *vm)
 {
 	if (vm->crash[0] || vm->end != VM_END_NONE || vm_is_held(vm))

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_ether.h>
 #include <linux/if_tun.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_net.h>
@@ -263,6 +264,25 @@ static void stop(struct virtio_device *d)
 	watch(to_net(d), 0);
 }
 
+/* A request of RARP for its own address (RFC 903), broadcast: what other hypervisors send, too.  Switches learn from it on which port the
+ * address is; that it is answered is not expected. */
+static void announce(struct virtio_device *d)
+{
+	struct net *n = to_net(d);
+	const uint8_t *mac = ((struct virtio_net_config *)d->config)->mac;
+	static const uint8_t head[] = {0x80, 0x35, 0, 1, 8, 0, ETH_ALEN, 4, 0, 3}; /* RARP, Ethernet, IPv4, lengths, request reverse */
+	uint8_t frame[HDR_LEN + ETH_ZLEN] = {0}, *p = frame + HDR_LEN;
+
+	memset(p, 0xff, ETH_ALEN);
+	memcpy(p + ETH_ALEN, mac, ETH_ALEN);
+	memcpy(p + 2 * ETH_ALEN, head, sizeof(head));
+	p += 2 * ETH_ALEN + sizeof(head);
+	memcpy(p, mac, ETH_ALEN);
+	memcpy(p + ETH_ALEN + 4, mac, ETH_ALEN);
+	if (write(n->tap, frame, sizeof(frame)) < 0)
+		log_line("%s: could not be announced: %s", d->id, strerror(errno));
+}
+
 static void destroy(struct virtio_device *d)
 {
 	loop_remove(to_net(d)->source);
@@ -281,6 +301,7 @@ static const struct virtio_ops ops = {
 	.start = start,
 	.reset = stop,
 	.stop = stop,
+	.announce = announce,
 	.kicked = kicked,
 	.destroy = destroy,
 };

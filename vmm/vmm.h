@@ -123,6 +123,8 @@ bool vm_guest_is_leaving(const struct vm *vm);
 int vm_back_process(int port, const char *window, const char *empty_dir, bool hostile);
 /* Starts the vCPUs, if may_run() (below) agrees.  Locked. */
 void vm_resume(struct vm *vm);
+/* It has come from another machine: its network interfaces say so, for the sake of switches.  Locked. */
+void vm_announce(struct vm *vm);
 /* Asked each time before vCPUs are let into the guest: does this process have the VM? */
 void vm_set_may_run(struct vm *vm, bool (*may_run)(void *ctx), void *ctx);
 /* Returns when no vCPU is in the guest and each has completed its pending port or memory access.

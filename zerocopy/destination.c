@@ -227,6 +227,8 @@ static int take_over(struct incoming *in, const char **phase, struct error *e)
 		return error_set(e, "somebody else has taken the VM");
 	if (!vm_user_paused(in->vm))
 		vm_resume(in->vm);
+	if (in->req->confirm)
+		vm_announce(in->vm);
 	phases_end(&in->phases, "resume");
 	in->result.resume_ns = in->phases.mark;
 	in->result.completed = true;

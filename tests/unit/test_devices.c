@@ -407,6 +407,29 @@ UNIT(net, sends_frames_of_possible_lengths_and_fails_on_others)
 	}
 }
 
+UNIT(net, says_where_it_is_when_it_has_come_from_elsewhere)
+{
+	/* RFC 903: a broadcast, from its address; Ethernet, IPv4, request reverse, its address as sender's and as target's. */
+	static const uint8_t body[] = {0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3};
+	uint8_t frame[2000], mac[6];
+
+	open_device(&(struct vm_spec){.nets = 1}, 0);
+	vm_lock(vm);
+	vm_announce(vm);
+	vm_unlock(vm);
+	cr_assert_eq(recv(ends.tap[0], frame, sizeof(frame), 0), NET_HEADER + 60);
+	memcpy(mac, dev->config, 6);
+	for (size_t i = 0; i < NET_HEADER; i++)
+		cr_expect_eq(frame[i], 0);
+	for (size_t i = 0; i < 6; i++)
+		cr_expect_eq(frame[NET_HEADER + i], 0xff);
+	cr_expect_arr_eq(frame + NET_HEADER + 6, mac, 6);
+	cr_expect_arr_eq(frame + NET_HEADER + 12, body, sizeof(body));
+	cr_expect_arr_eq(frame + NET_HEADER + 22, mac, 6);
+	cr_expect_arr_eq(frame + NET_HEADER + 32, mac, 6);
+	destroy_vm(vm, &ends);
+}
+
 UNIT(net, waits_for_a_tap_that_takes_no_more)
 {
 	uint8_t got[200];
