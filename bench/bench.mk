@@ -13,7 +13,7 @@ BENCH := build/bench
 bench:                                    ## the paper's plots (BENCH_ARGS="quick" or "all", P1 to P8, --out, --systems; DOCS=docs)
 	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat'
 	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor nest-image guest-beat guest-tools \
-		$(addprefix $(BENCH)/,stamp report qemu-move qemu10.stamp)
+		$(addprefix $(BENCH)/,stamp report stream qemu-move qemu10.stamp)
 	$(Q)DOCS='$(DOCS)' build/vmbeam bench $(BENCH_ARGS)
 
 $(BENCH)/report: $(addprefix bench/,report.c results.c results.h model.c model.h) vmm/base.c vmm/base.h

@@ -19,7 +19,7 @@ cd "$(dirname "$0")/.." || exit 1
 RETRIES=3
 out=build/bench/results only= what=
 # What copies takes minutes a GiB where it is emulated: it has fewer rounds.
-remaps="beam cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
+remaps="beam cold small small_cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
 others="warm rejuv_1 rejuv_2 rejuv_4 rejuv_8 rejuv_16"
 usage() {
 	echo "vmbeam bench: $1 (usage: vmbeam bench [quick|all|P1...P10]... [--out DIR] [--systems beam,cold,nest,...])" >&2
@@ -112,11 +112,11 @@ plan() {
 		esac
 	done | awk '!seen[$0]++'
 }
-# What is no point, but a recording of its own, and not there yet: P9, P10.
+# What is no point, but a recording of its own, and not there yet.
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "throughput-beam throughput-phys ageing" ;;
+		all) echo "throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing" ;;
 		P9) echo "throughput-beam throughput-phys" ;;
 		P10) echo ageing ;;
 		esac
@@ -157,6 +157,25 @@ while [ $lab -le $RETRIES ]; do
 	echo "the emulator broke down (see above)"
 done
 rm -f "$out/left"
+# The migration engine alone, without a VM, over connections: right here, nothing of it is emulated.
+case " ${what:-quick} " in
+*" all "*)
+	if [ "$(head -n 1 "$csv.d/connections" 2>/dev/null)" != "# $version" ]; then
+		echo "the engine over 1 to 8 connections"
+		build/vmbeam certs "$out/certs" >/dev/null
+		{
+			echo "# $version"
+			for round in 1 2 3; do
+				build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$out/certs" | awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }'
+				build/bench/stream --memory 2G --connections 1,2,4,8 | awk '$1 ~ /^[0-9]+$/ { print "plain", $1, $3 }'
+			done
+		} >"$csv.d/connections.new" && mv "$csv.d/connections.new" "$csv.d/connections"
+	fi
+	;;
+esac
 build/bench/report "$out" ${DOCS:+--docs "$DOCS"} || exit 1
-missing=$(left; recordings)
+missing=$(
+	left
+	recordings
+)
 [ -z "$missing" ] || { echo "vmbeam bench: missing: $(echo "$missing" | wc -l) runs" >&2 && exit 1; }

@@ -3,7 +3,8 @@
 # says what the columns are.
 #
 # Instead of a point: `ageing`, a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10); `throughput-SYSTEM`, requests a
-# second of a web service while it and other small guests move one after another (P9); each into a file of that name.  A point is
+# second of a web service while it and other small guests move one after another (P9); `speed-SYSTEM`, how fast a guest writes its memory before,
+# while and after it moves; `overhead`, jobs that a guest times on the host and in a hypervisor; each into a file of that name.  A point is
 # SIZE:RATE:ROUND=SYSTEM,SYSTEM...+ROUND=SYSTEM...: memory of the guest in MiB, how much of it it writes, in MiB/s (0: none, its memory
 # is filled and stays).  The guests of all systems are there at once; a round moves each of its systems' once, one after the other.  A
 # line of RESULTS is CONSTANTS, a comma, and the figures; a folder RESULTS.d holds what `stamp` saw of each run.
@@ -63,8 +64,9 @@ sum_of() { # COMMAND: of the numbers it prints
 }
 
 beam_up() {
+	[ ! -e /run/vmbeam/hv-a ] || return 0
 	for hv in hv-a hv-b; do
-		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 4G >/dev/null
+		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 8G >/dev/null
 	done
 }
 beam_start() { run beam within beam -- --in hv-a; }
@@ -77,6 +79,21 @@ cold_move() { beam_move --no-warm; }
 
 # (The guest is that of beam; its hypervisor is started anew under it.)
 warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate "$(info_of beam placement)" --method warm --json >move.json; }
+
+# The same, on pages of 4 KiB.
+small_up() { beam_up; }
+small_start() {
+	echo never >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+	run small within beam -- --in hv-a
+	wait_for 600 is_up small
+	echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+}
+small_stop() { check "stop small" vmbeam stop small --timeout 60; }
+small_move() {
+	[ "$(info_of small placement)" = hv-a ] && to=hv-b || to=hv-a
+	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate small --to $to "$@" --json >move.json
+}
+small_cold_move() { small_move --no-warm; }
 
 host_up() { :; }
 host_start() { run host within host --; }
@@ -218,7 +235,7 @@ rejuv_stop() {
 
 # Whose guest it is that moves.
 guest_of() {
-	case $1 in beam | cold | warm) echo beam ;; nest | plain_nest) echo nest ;; phys | phys10 | plain_phys) echo phys ;; qemu_*) echo qemu ;; *) echo "$1" ;; esac
+	case $1 in beam | cold | warm) echo beam ;; small | small_cold) echo small ;; nest | plain_nest) echo nest ;; phys | phys10 | plain_phys) echo phys ;; qemu_*) echo qemu ;; *) echo "$1" ;; esac
 }
 guests_of() {
 	for s in $(echo "$1" | sed 's/[0-9]*=//g' | tr ',+' '  '); do
@@ -351,7 +368,6 @@ throughput_beam() {
 	ip link del web
 }
 throughput_phys() {
-	phys_up
 	ip link add web type bridge && ip addr add 10.97.9.1/24 dev web && ip link set web up || fail "no bridge"
 	for m in here there; do
 		ip link add "web-$m" master web up type veth peer name up netns $m || fail "no veth"
@@ -376,9 +392,87 @@ throughput_phys() {
 	ip link del web
 }
 
+# A guest that writes its memory as fast as it can; when it moves is told by its ticks.
+SPEED_TICKS=16
+speed_up() { # SYSTEM PREFIX... -- [OPTION...]: with a guest of the name speed
+	system=$1 size=256 rate=0
+	shift
+	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=250 beat.threads=1 beat.thp=1 beat.mem=128M beat.full=1000000000"; }
+	run speed "$@"
+	wait_for 300 ticked speed.log $SPEED_TICKS
+}
+speed_moves() { # COMMAND...
+	began=$(last_tick speed.log)
+	check "move" "$@" >move.json
+	ended=$(last_tick speed.log)
+	wait_for 120 ticked speed.log $((ended + SPEED_TICKS))
+	# (mono and written of each tick; the ticks between which it moved)
+	{
+		echo "move $began $ended"
+		sed -n 's/^tick \([0-9]*\) mono=\([0-9]*\) .* written=\([0-9]*\) .*/tick \1 \2 \3/p' speed.log |
+			awk -v a=$((began - SPEED_TICKS)) -v b=$((ended + SPEED_TICKS)) '$2 >= a && $2 <= b'
+	} | recorded "speed-$system"
+}
+speed_beam() {
+	for hv in speed-a speed-b; do
+		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 1G >/dev/null
+	done
+	speed_up beam within beam -- --in speed-a
+	speed_moves vmbeam migrate speed --to speed-b --json
+	sleep 2
+	system=cold
+	speed_moves vmbeam migrate speed --to speed-a --no-warm --json
+	check "stop" vmbeam stop speed --force
+	for hv in speed-a speed-b; do
+		check "stop" vmbeam hypervisor stop $hv
+	done
+}
+speed_host() {
+	speed_up host within host --
+	speed_moves vmbeam migrate speed --to fresh --json
+	check "stop" vmbeam stop speed --force
+}
+# By pre-copy, which slows it down since it writes faster than it can be sent, and by post-copy.
+speed_phys() {
+	cable 10gbit
+	speed_up phys within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
+	speed_moves on here vmbeam migrate speed --to "tls://$(address there):7000" --tls certs --mode pre-copy --timeout 900 --json
+	system=post
+	speed_moves on there vmbeam migrate speed --to "tls://$(address here):7000" --tls certs --mode post-copy --timeout 900 --json
+	check "stop" on here vmbeam stop speed --force
+}
+
+# What a guest pays for being in a hypervisor; on the host it is as if there was none.
+overhead() {
+	check "hv" vmbeam hypervisor start hv-over --memory 1G --window 1G >/dev/null
+	size=256 rate=0
+	options() { echo "console=ttyS0 quiet panic=-1 beat.jobs=1 beat.mem=160M"; }
+	run plain within host --
+	run nested within beam -- --in hv-over
+	for g in plain nested; do
+		wait_for 120 grep -q '^jobs ready' $g.log
+	done
+	for round in 1 2 3 4 5; do
+		for job in cpu mem touch exit io; do
+			for g in plain nested; do
+				n=$(grep -c "^job $job ns=" $g.log)
+				printf '%s\n' $job | socat -t 0.2 - UNIX-CONNECT:/run/vmbeam/$g/console >/dev/null
+				wait_for 120 sh -c "[ \$(grep -c '^job $job ns=' $g.log) -gt $n ]"
+			done
+		done
+	done
+	for g in plain nested; do
+		sed -n "s/^job \([a-z]*\) ns=\([0-9]*\)/job $g \1 \2/p" $g.log
+		check "stop" vmbeam stop $g --force
+	done | recorded overhead
+	check "stop" vmbeam hypervisor stop hv-over
+}
+
 systems=$(for p; do
-	case $p in ageing | throughput-*) continue ;; esac
-	guests_of "$(echo "$p" | cut -d: -f3)"
+	case $p in
+	*:*) guests_of "$(echo "$p" | cut -d: -f3)" ;;
+	*-phys) echo phys ;;
+	esac
 done | sort -u)
 for s in $systems; do
 	echo "$s: made ready"
@@ -390,9 +484,10 @@ done
 begun= run=0
 for point; do
 	case $point in
-	ageing | throughput-*)
+	*:*) ;;
+	*)
 		echo "$point: it takes some minutes"
-		"$(echo "$point" | tr - _)"
+		("$(echo "$point" | tr - _)") || echo "$point failed"
 		continue
 		;;
 	esac

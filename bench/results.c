@@ -32,6 +32,8 @@ const struct system systems[SYSTEMS] = {
 	{"rejuv_4", "rejuvenation, 4 guests", false, false, false},
 	{"rejuv_8", "rejuvenation, 8 guests", false, false, false},
 	{"rejuv_16", "rejuvenation, 16 guests", false, false, false},
+	{"small", "beam, 4 KiB pages", false, false, false},
+	{"small_cold", "beam, 4 KiB pages, not warmed", false, false, false},
 };
 
 struct results results;
@@ -169,6 +171,14 @@ static double quantile(const double *v, size_t n, double q)
 	return i + 1 < n ? v[i] + (at - (double)i) * (v[i + 1] - v[i]) : v[n - 1];
 }
 
+struct spread spread_among(double *v, size_t n)
+{
+	if (!n)
+		return (struct spread){0, NAN, NAN, NAN};
+	qsort(v, n, sizeof(*v), rising);
+	return (struct spread){n, quantile(v, n, 0.25), quantile(v, n, 0.5), quantile(v, n, 0.75)};
+}
+
 struct spread spread_of(const struct system *s, double size, double rate, figure *of)
 {
 	static double v[RUNS];
@@ -177,10 +187,7 @@ struct spread spread_of(const struct system *s, double size, double rate, figure
 	for (size_t i = 0; i < results.n; i++)
 		if (results.run[i].system == s && results.run[i].size == size && results.run[i].rate == rate && !isnan(of(&results.run[i])))
 			v[n++] = of(&results.run[i]);
-	if (!n)
-		return (struct spread){0, NAN, NAN, NAN};
-	qsort(v, n, sizeof(*v), rising);
-	return (struct spread){n, quantile(v, n, 0.25), quantile(v, n, 0.5), quantile(v, n, 0.75)};
+	return spread_among(v, n);
 }
 
 int is_rejuvenation(const struct system *s)

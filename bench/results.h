@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum { SYSTEMS = 17, XS = 32 };
+enum { SYSTEMS = 19, XS = 32 };
 
 enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, COLUMNS };
 
@@ -50,6 +50,7 @@ struct spread {
 };
 
 int rising(const void *a, const void *b); /* of doubles, for qsort() */
+struct spread spread_among(double *v, size_t n); /* sorts them */
 const struct system *find_system(const char *name);
 struct spread spread_of(const struct system *s, double size, double rate, figure *of);
 double median_of(const char *system, double size, double rate, figure *of);

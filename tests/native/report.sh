@@ -47,6 +47,14 @@ echo '{"phases": [{"name": "prepare", "ns": 5000000}, {"name": "fence", "ns": 70
 	echo "move 2.5 4 small-1"
 	echo "move 5 6.2 web"
 } >results.csv.d/throughput-beam
+{
+	echo "# v1"
+	echo "move 2 3"
+	# 250 ms, 512 MiB each; one that takes a second
+	awk 'BEGIN { for (i = 1; i <= 8; i++) print "tick", i, (i * 0.25 + (i > 2) * 0.75) * 1e9, i * 536870912 }'
+} >results.csv.d/speed-beam
+printf '# v1\njob plain cpu 100000000\njob nested cpu 107000000\n' >results.csv.d/overhead
+printf '# v1\ntls 1 0.4\ntls 1 0.6\ntls 1 0.5\nplain 1 0.8\ncipher 1 3.0\n' >results.csv.d/connections
 status=0
 "$TOP/build/bench/report" "$T" --docs docs >out 2>&1 || status=$?
 [ $status = 1 ] && grep -q "17 runs, 1 failed" out || fail "a run that failed: $status: $(cat out)"
@@ -63,6 +71,9 @@ has "| rejuvenation | 1000 | 200 | guests | 3 | +0 % |"
 # 1000 + 200 * (200 + 20 * (16 - 1/16)) ms; 100 rounds of that
 has "| beam | 105 | 2.91 |"
 has "| beam | 2 | 3.70 | 100 | 50.0 | 46.0 | 100 |"
+has "| beam | 500 | 2000 | 500 | 500 | 1.00 |"
+has "| computing | 100 | 107 | 1.07 |"
+has "| 1 | 0.50 (0.45 to 0.55; 3) | 0.80 |"
 for f in report.html P1.svg P1.png P5.png P7.svg docs/results/P1.svg; do
 	[ -s "$f" ] || fail "$f was not written"
 done
