@@ -17,6 +17,10 @@ is_at_rest() {
 	state=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
 	case $state in idle | blocked | '') ;; *) return 1 ;; esac
 }
+# At rest, and the daemon has seen it since it was started.
+is_seen() {
+	is_at_rest && [ "$state" ]
+}
 # A guest that has to be there: runs, and goes on.
 lives() {
 	[ "$(info_of "$1" state)" = running ] || fail "$what: $1 is $(info_of "$1" state) in $(info_of "$1" placement)"
@@ -42,7 +46,8 @@ restore() {
 		if [ -z "$(pid_of $g)" ]; then
 			start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
 		elif [ "$(info_of $g placement)" != hv ]; then
-			check "$g back" vmbeam migrate $g --to hv >/dev/null
+			# (One whose agent talks nonsense takes none: the rejuvenation that follows takes them from where they are.)
+			vmbeam migrate $g --to hv >/dev/null || echo "$g stays in $(info_of $g placement)"
 		fi
 	done
 }
@@ -77,7 +82,7 @@ one() {
 	case $3 in
 	guest)
 		lives two
-		[ -z "$(pid_of one)" ] || lives one # it may have had another process by then
+		[ -z "$(pid_of one)" ] || lives_or_crashed one # it may have had another process by then
 		;;
 	agent) lives one && lives two ;;
 	*) lives_or_crashed one && lives_or_crashed two ;;
@@ -85,7 +90,7 @@ one() {
 	restore
 	configure "methods = beam" true
 	start_daemon X=
-	wait_for 60 daemon_says idle
+	wait_for 60 is_seen
 	n=$(runs_completed)
 	check "$what: wanted again" want
 	wait_for 300 has_completed "$n"
