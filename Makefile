@@ -136,12 +136,13 @@ VERSION := 0.6
 LIBDIR  := $(DESTDIR)$(PREFIX)/lib/vmbeam
 .PHONY: install deb
 install: build hypervisor                 ## into $(DESTDIR)$(PREFIX), and the configuration into $(DESTDIR)/etc
-	$(Q)install -d $(LIBDIR)/hypervisor $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/vmbeam $(DESTDIR)$(PREFIX)/lib/systemd/system \
+	$(Q)install -d $(LIBDIR)/hypervisor $(DESTDIR)$(PREFIX)/bin $(DESTDIR)/etc/vmbeam $(DESTDIR)$(PREFIX)/lib/systemd/system/session-.scope.d \
 		$(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions man/man1 man/man5 man/man8 vmbeam)
 	$(Q)install -s $(addprefix build/,vmbeam vmbeam-migrate vmbeam-monitor vmbeamd) $(LIBDIR)
 	$(Q)install -m 644 build/hypervisor/vmlinuz build/hypervisor/initramfs $(LIBDIR)/hypervisor
 	$(Q)ln -sf ../lib/vmbeam/vmbeam ../lib/vmbeam/vmbeamd $(DESTDIR)$(PREFIX)/bin
 	$(Q)install -m 644 rejuv/install/vmbeamd.service rejuv/install/vmbeam-guests.service $(DESTDIR)$(PREFIX)/lib/systemd/system
+	$(Q)install -m 644 rejuv/install/session.conf $(DESTDIR)$(PREFIX)/lib/systemd/system/session-.scope.d/vmbeam.conf
 	$(Q)[ -e $(DESTDIR)/etc/vmbeam/vmbeamd.conf ] || install -m 644 rejuv/install/vmbeamd.conf $(DESTDIR)/etc/vmbeam
 	$(Q)install -m 644 rejuv/install/vmbeam.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeam
 	$(Q)ln -sf vmbeam $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vmbeamd

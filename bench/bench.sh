@@ -108,6 +108,7 @@ plan() {
 			point 1024 0 3 warm
 			rates
 			point 64 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8
+			point 64 0 2 rejuv_16
 			;;
 		esac
 	done | awk '!seen[$0]++'
@@ -116,13 +117,16 @@ plan() {
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing" ;;
+		all) echo "throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing connections" ;;
 		P9) echo "throughput-beam throughput-phys" ;;
 		P10) echo ageing ;;
 		esac
 	done | tr ' ' '\n' | awk '!seen[$0]++' | while read -r one; do
 		[ "$(head -n 1 "$csv.d/$one" 2>/dev/null)" = "# $version" ] || [ -z "$(chosen "${one#*-}")" ] || echo "$one"
 	done
+}
+in_lab() {
+	recordings | grep -vx connections
 }
 # Those of the plan that have no result yet.
 left() {
@@ -146,33 +150,34 @@ header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downt
 lab=0
 while [ $lab -le $RETRIES ]; do
 	left >"$out/left"
-	[ -s "$out/left" ] || [ -n "$(recordings)" ] || break
+	[ -s "$out/left" ] || [ -n "$(in_lab)" ] || break
 	lab=$((lab + 1))
 	echo "$(wc -l <"$out/left") runs are left"
 	# shellcheck disable=SC2046 # several points
 	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$out/left")" \
-		$(points <"$out/left") $(recordings)
+		$(points <"$out/left") $(in_lab)
 	status=$?
 	[ $status = 125 ] || break
 	echo "the emulator broke down (see above)"
 done
 rm -f "$out/left"
 # The migration engine alone, without a VM, over connections: right here, nothing of it is emulated.
-case " ${what:-quick} " in
-*" all "*)
-	if [ "$(head -n 1 "$csv.d/connections" 2>/dev/null)" != "# $version" ]; then
-		echo "the engine over 1 to 8 connections"
-		build/vmbeam certs "$out/certs" >/dev/null
-		{
-			echo "# $version"
-			for round in 1 2 3; do
-				build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$out/certs" | awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }'
-				build/bench/stream --memory 2G --connections 1,2,4,8 | awk '$1 ~ /^[0-9]+$/ { print "plain", $1, $3 }'
-			done
-		} >"$csv.d/connections.new" && mv "$csv.d/connections.new" "$csv.d/connections"
-	fi
-	;;
-esac
+connections() {
+	build/vmbeam certs "$out/certs" >/dev/null || return 1
+	echo "# $version"
+	for round in 1 2 3; do
+		build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$out/certs" >"$out/stream" || return 1
+		awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }' "$out/stream"
+		build/bench/stream --memory 2G --connections 1,2,4,8 >"$out/stream" || return 1
+		awk '$1 ~ /^[0-9]+$/ { print "plain", $1, $3 }' "$out/stream"
+	done
+}
+if recordings | grep -qx connections; then
+	echo "the engine over 1 to 8 connections"
+	mkdir -p "$csv.d"
+	connections >"$csv.d/connections.new" && mv "$csv.d/connections.new" "$csv.d/connections"
+	rm -rf "$out/certs" "$out/stream"
+fi
 build/bench/report "$out" ${DOCS:+--docs "$DOCS"} || exit 1
 missing=$(
 	left

@@ -83,6 +83,10 @@ warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate "
 # The same, on pages of 4 KiB.
 small_up() { beam_up; }
 small_start() {
+	# (The others' pages are to be large.)
+	for other in $guests; do
+		[ $other = small ] || wait_for 600 is_up $other
+	done
 	echo never >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 	run small within beam -- --in hv-a
 	wait_for 600 is_up small
@@ -322,8 +326,14 @@ web_up() { # [COMMAND...]: which starts it; its tap is made by then
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
 	rm -f web.load
-	httpload 10.97.9.2 --rate 0 --clients 2 --progress --json >web.json 2>web.load &
+	mkfifo web.progress
+	httpload 10.97.9.2 --rate 0 --clients 2 --progress --json >web.json 2>web.progress &
 	load=$!
+	# (Each line with the time at which it came.)
+	while read -r line; do
+		read -r now rest </proc/uptime
+		echo "$now $line"
+	done <web.progress >web.load &
 	wait_for 60 grep -q requests web.load
 	began=$(uptime_s)
 	: >moves
@@ -341,7 +351,7 @@ web_down() { # NAME: its recording
 	kill -TERM $load
 	wait $load || fail "requests were lost: $(cat web.json)"
 	{
-		awk '/requests/ { t += n++ ? $1 : 0; print "rate", t, $3 / $1 }' web.load
+		awk -v b="$began" '/requests/ { if (last) print "rate", $1 - b, $4 / ($1 - last); last = $1 }' web.load
 		awk -v b="$began" '{ print $1, $2 - b, $3 - b, $4 }' moves
 	} | recorded "$1"
 }
@@ -371,9 +381,13 @@ throughput_phys() {
 	ip link add web type bridge && ip addr add 10.97.9.1/24 dev web && ip link set web up || fail "no bridge"
 	for m in here there; do
 		ip link add "web-$m" master web up type veth peer name up netns $m || fail "no veth"
-		ip -n $m link add bridge up type bridge && ip -n $m link set up master bridge up && ip -n $m tuntap add web mode tap &&
-			ip -n $m link set web master bridge up || fail "no bridge in $m"
+		ip -n $m link add bridge up type bridge && ip -n $m link set dev up master bridge && ip -n $m link set dev up up && ip -n $m tuntap add web mode tap &&
+			ip -n $m link set dev web master bridge && ip -n $m link set dev web up && ip -n $m link set dev bridge up ||
+			fail "no bridge in $m"
 	done
+	on there sh -c "exec vmbeam receive --listen $(address there):7002 --tls certs --allow $T --allow $LAB --allow $GUESTS --allow tap=web" \
+		>receive-web 2>&1 &
+	wait_for 20 grep -q "receiving at" receive-web
 	cable 10gbit
 	size=64 rate=0
 	for i in $(seq $SMALL); do
@@ -381,7 +395,7 @@ throughput_phys() {
 	done
 	web_up within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
 	for g in $(seq -f small-%g $SMALL) web; do
-		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7000" --tls certs --timeout 900 --json
+		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7002" --tls certs --timeout 900 --json
 	done
 	web_down throughput-phys
 	for g in $(seq -f small-%g $SMALL) web; do
@@ -408,7 +422,7 @@ speed_moves() { # COMMAND...
 	wait_for 120 ticked speed.log $((ended + SPEED_TICKS))
 	# (mono and written of each tick; the ticks between which it moved)
 	{
-		echo "move $began $ended"
+		echo "move $began $ended $(json move.json total_ns)"
 		sed -n 's/^tick \([0-9]*\) mono=\([0-9]*\) .* written=\([0-9]*\) .*/tick \1 \2 \3/p' speed.log |
 			awk -v a=$((began - SPEED_TICKS)) -v b=$((ended + SPEED_TICKS)) '$2 >= a && $2 <= b'
 	} | recorded "speed-$system"

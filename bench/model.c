@@ -38,13 +38,13 @@ void line_fit(const double *x, const double *y, size_t n, struct line *l)
 	l->miss = (first + each * x[n - 1]) / y[n - 1] - 1;
 }
 
-static void fit_sizes(const char *system, struct line *l)
+static void fit_sizes(const char *system, figure *of, struct line *l)
 {
 	double sizes[XS], x[XS], y[XS];
 	size_t all = xs_of(false, 0, sizes), n = 0;
 
 	for (size_t i = 0; i < all; i++) {
-		double total = median_of(system, sizes[i], 0, total_ms);
+		double total = median_of(system, sizes[i], 0, of);
 
 		if (isnan(total))
 			continue;
@@ -59,10 +59,10 @@ void model_fit(struct model *m)
 	double x[SYSTEMS], y[SYSTEMS];
 	size_t n = 0;
 
-	fit_sizes("beam", &m->beam);
-	fit_sizes("cold", &m->cold);
-	fit_sizes("phys10", &m->tls);
-	fit_sizes("plain_phys", &m->plain);
+	fit_sizes("beam", wall_ms, &m->beam);
+	fit_sizes("cold", total_ms, &m->cold);
+	fit_sizes("phys10", wall_ms, &m->tls);
+	fit_sizes("plain_phys", wall_ms, &m->plain);
 	for (size_t s = 0; s < SYSTEMS; s++) {
 		int guests = is_rejuvenation(&systems[s]);
 		double total = guests ? spread_of(&systems[s], MODEL_GUEST, 0, total_ms).median : NAN;

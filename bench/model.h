@@ -16,8 +16,9 @@ struct line {
 };
 
 struct model {
-	struct line beam, cold;	  /* of one guest, over GiB: warmed, and not */
-	struct line tls, plain;	  /* copied over 10 GbE, encrypted and not, over GiB filled or not */
+	struct line beam;	  /* of one guest, over GiB: the whole command, which warms it first */
+	struct line cold;	  /* the same, not warmed: what the engine calls total */
+	struct line tls, plain;	  /* copied over 10 GbE, encrypted and not, over GiB, of which they fill as much: whole commands */
 	struct line rejuvenation; /* of a hypervisor, over guests of MODEL_GUEST MiB, with all that belongs to it */
 };
 enum { MODEL_GUEST = 64 };

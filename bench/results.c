@@ -37,6 +37,7 @@ const struct system systems[SYSTEMS] = {
 };
 
 struct results results;
+static struct run *failed; /* results.failed of them */
 
 /* ---- reading */
 
@@ -73,54 +74,88 @@ static size_t split(char *line, char **field)
 	}
 }
 
-/* One run; those of another version than the one before do not count any more. */
-static void read_line(char *line)
+static bool is_same(const struct run *a, const struct run *b)
 {
-	char *f[FIELDS] = {NULL};
-	size_t n = split(line, f);
-	struct run *one;
+	return a->system == b->system && a->size == b->size && a->rate == b->rate && a->round == b->round;
+}
 
-	if (n < FIELDS - COLUMNS || !find_system(f[5]) || results.n == RUNS - 1)
+/* A run, if it is one of that version; what has failed and was done again is forgotten. */
+static void read_fields(char **f, size_t n)
+{
+	struct run one = {.system = n < FIELDS - COLUMNS ? NULL : find_system(f[5])};
+	bool ok;
+
+	if (!one.system || results.n + results.failed == RUNS)
 		return;
 	if (strcmp(f[4], results.version) != 0) {
-		results.others += results.n + results.failed;
-		results.n = results.failed = 0;
-	}
-	snprintf(results.version, sizeof(results.version), "%s", f[4]);
-	if (strcmp(f[9], "ok") != 0) {
-		results.failed++;
+		results.others++;
 		return;
 	}
-	snprintf(results.call, sizeof(results.call), "%s", f[0]);
-	snprintf(results.machine, sizeof(results.machine), "%s", f[1]);
-	snprintf(results.where, sizeof(results.where), "%s", f[2]);
-	one = &results.run[results.n++];
-	one->system = find_system(f[5]);
-	one->size = atof(f[6]);
-	one->rate = atof(f[7]);
-	one->round = atoi(f[8]);
+	one.size = atof(f[6]);
+	one.rate = atof(f[7]);
+	one.round = atoi(f[8]);
+	ok = !strcmp(f[9], "ok");
 	for (size_t i = 0; i < COLUMNS; i++) {
 		const char *text = f[FIELDS - COLUMNS + i];
 
-		one->v[i] = text && *text ? atof(text) : NAN;
+		one.v[i] = text && *text ? atof(text) : NAN;
 	}
+	for (size_t i = 0; i < results.n; i++)
+		if (is_same(&one, &results.run[i])) /* it is there already */
+			return;
+	for (size_t i = 0; i < results.failed; i++)
+		if (is_same(&one, &failed[i])) {
+			if (ok)
+				failed[i] = failed[--results.failed];
+			else
+				return;
+			break;
+		}
+	if (!ok) {
+		failed[results.failed++] = one;
+		return;
+	}
+	results.run[results.n++] = one;
+	snprintf(results.call, sizeof(results.call), "%s", f[0]);
+	snprintf(results.machine, sizeof(results.machine), "%s", f[1]);
+	snprintf(results.where, sizeof(results.where), "%s", f[2]);
+}
+
+/* The last line's version. */
+static void read_version(char **f, size_t n)
+{
+	if (n >= FIELDS - COLUMNS && find_system(f[5]))
+		snprintf(results.version, sizeof(results.version), "%s", f[4]);
+}
+
+static void read_lines(FILE *f, void (*each)(char **field, size_t n))
+{
+	char *line = NULL;
+	size_t size = 0;
+
+	rewind(f);
+	while (getline(&line, &size, f) >= 0) {
+		char *field[FIELDS] = {NULL};
+
+		each(field, split(line, field));
+	}
+	free(line);
 }
 
 void results_read(const char *dir)
 {
-	char *path = xasprintf("%s/results.csv", dir), *line = NULL;
+	char *path = xasprintf("%s/results.csv", dir);
 	FILE *f = fopen(path, "re");
-	size_t size = 0;
 
 	if (!f)
 		err(1, "%s", path);
 	results.run = xcalloc(RUNS, sizeof(*results.run));
-	while (getline(&line, &size, f) >= 0)
-		read_line(line);
+	failed = xcalloc(RUNS, sizeof(*failed));
+	read_lines(f, read_version);
+	read_lines(f, read_fields);
 	fclose(f);
 	if (!results.n)
 		errx(1, "%s: nothing was measured", path);
-	free(line);
 	free(path);
 }
 
@@ -129,6 +164,10 @@ void results_read(const char *dir)
 double total_ms(const struct run *run)
 {
 	return run->v[TOTAL] / 1e6;
+}
+double wall_ms(const struct run *run)
+{
+	return run->v[WALL] / 1e6;
 }
 double downtime_ms(const struct run *run)
 {

@@ -25,7 +25,7 @@ struct run {
 /* Of the version of the last line: others do not count. */
 extern struct results {
 	struct run *run;
-	size_t n, failed, others; /* runs; others: of another version */
+	size_t n, failed, others; /* runs; failed: those that have not succeeded yet; others: of another version */
 	char machine[200], where[20], version[100], call[40];
 } results;
 
@@ -36,6 +36,7 @@ bool results_emulated(void);
 /* What is shown of a run, in its unit. */
 typedef double figure(const struct run *run);
 figure total_ms, downtime_ms;
+figure wall_ms; /* of the whole command, with what comes before the total begins: warming */
 /* As the guest's own clock saw it; NaN: it did not look. */
 figure gap_ms;
 /* More than what its processes use anyway. */

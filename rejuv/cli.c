@@ -3,6 +3,7 @@
 
 #include "vmm/client.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
@@ -15,6 +16,10 @@
 #include <unistd.h>
 
 enum { ANSWER_MS = 10000 };
+/* Of the lock of a rejuvenation: WORK NAME LOCK. */
+#define WORK ".work-"
+#define LOCK ".lock"
+#define REPLACING ".replacing-"
 
 int cli_fail(const char *fmt, ...)
 {
@@ -67,7 +72,39 @@ char *cli_program(const char *name)
 
 char *rejuvenation_lock_path(const char *hypervisor)
 {
-	return xasprintf("%s/.work-%s.lock", runtime_dir(), hypervisor);
+	return xasprintf("%s/" WORK "%s" LOCK, runtime_dir(), hypervisor);
+}
+
+/* Of the files PREFIX NAME SUFFIX of the runtime folder, the names. */
+static json_t *names_between(const char *prefix, const char *suffix)
+{
+	json_t *names = json_object();
+	struct dirent **files;
+	int n = scandir(runtime_dir(), &files, NULL, NULL);
+
+	for (int i = 0; i < n; i++) {
+		char *file = files[i]->d_name;
+		size_t len = strlen(file), begin = strlen(prefix), end = strlen(suffix);
+
+		if (len > begin + end && !strncmp(file, prefix, begin) && !strcmp(file + len - end, suffix)) {
+			file[len - end] = 0;
+			json_object_set_new(names, file + begin, json_true());
+		}
+		free(files[i]);
+	}
+	if (n >= 0)
+		free(files);
+	return names;
+}
+
+json_t *rejuvenation_locks(void)
+{
+	return names_between(WORK, LOCK);
+}
+
+json_t *replacing_names(void)
+{
+	return names_between(REPLACING, "");
 }
 
 int rejuvenation_lock(const char *hypervisor, struct error *e)
@@ -87,7 +124,7 @@ int rejuvenation_lock(const char *hypervisor, struct error *e)
 
 char *replacing_path(const char *hypervisor)
 {
-	return xasprintf("%s/.replacing-%s", runtime_dir(), hypervisor);
+	return xasprintf("%s/" REPLACING "%s", runtime_dir(), hypervisor);
 }
 
 bool is_fresh_name(const char *name)
@@ -95,6 +132,11 @@ bool is_fresh_name(const char *name)
 	size_t n = strlen(name), end = strlen(FRESH);
 
 	return n > end && !strcmp(name + n - end, FRESH);
+}
+
+int check_new_name(const char *name, struct error *e)
+{
+	return is_fresh_name(name) ? error_set(e, "%s: names that end with " FRESH " are those of fresh hypervisors", name) : 0;
 }
 
 bool is_replacing(const char *hypervisor)

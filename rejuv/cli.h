@@ -26,14 +26,19 @@ char *cli_program(const char *name);
 /* A hypervisor that is to take the place of NAME is called NAME.new until then.  Is it called so? */
 #define FRESH ".new"
 bool is_fresh_name(const char *name);
+/* A user may not call one so. */
+int check_new_name(const char *name, struct error *e);
 /* Who is at a rejuvenation of that hypervisor holds it, and so does who does a step for him: a descriptor, or -1 with *e set. */
 int rejuvenation_lock(const char *hypervisor, struct error *e);
 /* The note of a rejuvenation in place that is under way (warm.c); the caller's to free. */
 char *replacing_path(const char *hypervisor);
 /* Is there one, or has it been cut off?  Then its guests may be held, and that is gone on with before anything else. */
 bool is_replacing(const char *hypervisor);
-/* Of the lock below; the caller's to free. */
+/* Of the lock above; the caller's to free. */
 char *rejuvenation_lock_path(const char *hypervisor);
+/* Objects, the caller's, whose keys are the names of hypervisors that have such a lock, whoever may hold it, or such a note. */
+struct json_t *rejuvenation_locks(void);
+struct json_t *replacing_names(void);
 /* What others have said, made fit for a line, JSON and a terminal: all but printable ASCII becomes '?'. */
 void cli_printable(char *text);
 /* What is kept over a reboot: $VMBEAM_STATE_DIR or /var/lib/vmbeam. */

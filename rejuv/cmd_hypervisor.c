@@ -136,6 +136,8 @@ static int parse_start(int argc, char **argv, struct start_args *a, struct error
 	if (optind + 1 != argc)
 		return error_set(e, "one name is expected");
 	a->config.name = argv[optind];
+	if (check_new_name(a->config.name, e))
+		return -1;
 	for (size_t i = 0; i < nnets; i++)
 		if (cli_add_net(&a->config, nets[i], e))
 			return -1;

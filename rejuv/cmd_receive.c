@@ -594,6 +594,23 @@ static int replace_child(struct receive *r)
 	return 0;
 }
 
+static volatile sig_atomic_t ending;
+
+static void on_term(int signal)
+{
+	(void)signal;
+	ending = 1;
+}
+
+/* Nothing is on its way here, and nothing lacks memory. */
+static bool is_idle(const struct receive *r)
+{
+	for (size_t i = 0; i < MAX_KNOWN; i++)
+		if (r->known[i].owner && r->known[i].missing >= 0)
+			return false;
+	return r->vmm < 0;
+}
+
 int receive_main(int argc, char **argv)
 {
 	struct receive r = {.vmm = -1, .child = -1};
@@ -605,7 +622,8 @@ int receive_main(int argc, char **argv)
 	vm_files_init(&r.disks);
 	if (start_child(&r, &e))
 		return cli_fail("receive: %s", e.text);
-	for (;;) {
+	signal(SIGTERM, on_term);
+	while (!ending || !is_idle(&r)) {
 		struct pollfd p[2] = {{.fd = r.child, .events = POLLIN}, {.fd = r.vmm, .events = POLLIN}};
 
 		if (poll(p, 2, SWEEP_MS) < 0)
@@ -618,4 +636,5 @@ int receive_main(int argc, char **argv)
 		if (p[0].revents && !hear_child(&r) && replace_child(&r))
 			return EXIT_FAILED;
 	}
+	return EXIT_OK;
 }

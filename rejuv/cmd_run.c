@@ -228,7 +228,7 @@ static int parse(struct run_options *o, int argc, char **argv, struct error *e)
 			return -1;
 	if (optind < argc)
 		return error_set(e, "%s: unexpected", argv[optind]);
-	return vm_config_validate(&o->config, e);
+	return check_new_name(o->config.name, e) || vm_config_validate(&o->config, e) ? -1 : 0;
 }
 
 int vm_launch(Vmb__VmConfig *config, bool keep_paused, int *console, struct error *e)

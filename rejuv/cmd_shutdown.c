@@ -1,4 +1,4 @@
-/* cmd_shutdown.c: `vmbeam shutdown`: all VMs of this machine, before it goes down: a step of a rejuvenation that is under way is waited for;
+/* cmd_shutdown.c: `vmbeam shutdown`: all VMs of this machine, before it goes down: a step of a rejuvenation or a move that is under way is waited for;
  * guests are shut down, all at once or --last ones after the others, by force (at once, of --force ones) when their time is up; then the
  * hypervisors. */
 #include "rejuv/cli.h"
@@ -14,7 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { DEFAULT_S = 90, NAMES_MOST = 256, STEPS_MS = 30000, LOOK_MS = 50 };
+enum { DEFAULT_S = 90, STEPS_MS = 30000, LOOK_MS = 50 };
 
 enum group { FIRST, LAST, HYPERVISORS, GROUPS };
 
@@ -28,7 +28,7 @@ struct one {
 struct all {
 	struct one *vm;
 	size_t n;
-	const char *last[NAMES_MOST], *force[NAMES_MOST];
+	const char **last, **force; /* names */
 	size_t nlast, nforce;
 	uint64_t timeout_s;
 	bool json;
@@ -45,14 +45,16 @@ static int parse(int argc, char **argv, struct all *a)
 	int opt;
 
 	a->timeout_s = DEFAULT_S;
+	a->last = xcalloc((size_t)argc, sizeof(*a->last));
+	a->force = xcalloc((size_t)argc, sizeof(*a->force));
 	opterr = 0;
 	optind = 1;
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) >= 0)
 		if (opt == 'j')
 			a->json = true;
-		else if (opt == 'l' && a->nlast < NAMES_MOST)
+		else if (opt == 'l')
 			a->last[a->nlast++] = optarg;
-		else if (opt == 'f' && a->nforce < NAMES_MOST)
+		else if (opt == 'f')
 			a->force[a->nforce++] = optarg;
 		else if (opt != 't')
 			return cli_usage("shutdown: unknown option or missing value");
@@ -103,10 +105,26 @@ static void find_all(struct all *a)
 		free(names);
 }
 
+/* Then it takes no word of a shutdown. */
+static bool is_moving(const char *name)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	bool moving;
+
+	if (vm_info(name, &reply, &e))
+		return false;
+	moving = reply->info->state == VMB__RUN_STATE__RUN_STATE_MOVING;
+	vmb__reply__free_unpacked(reply, NULL);
+	return moving;
+}
+
 /* By a process of its own: `vmbeam stop`, whose lines are not for anybody here. */
 static void begin(struct one *vm, bool force, uint64_t timeout_s)
 {
 	char timeout[24], *argv[] = {(char *)(uintptr_t) "stop", vm->name, force ? (char *)(uintptr_t) "--force" : (char *)(uintptr_t) "--timeout", timeout, NULL};
+
+	uint64_t until = clock_ns() + MIN(timeout_s * 1000, (uint64_t)STEPS_MS) * 1000000;
 
 	snprintf(timeout, sizeof(timeout), "%llu", (unsigned long long)timeout_s);
 	if (force)
@@ -117,6 +135,8 @@ static void begin(struct one *vm, bool force, uint64_t timeout_s)
 	if (!vm->pid) {
 		if (!freopen("/dev/null", "w", stderr))
 			_exit(1);
+		while (!force && is_moving(vm->name) && clock_ns() < until)
+			poll(NULL, 0, LOOK_MS);
 		_exit(stop_main(force ? 3 : 4, argv));
 	}
 }
@@ -152,28 +172,39 @@ static void stop_group(struct all *a, enum group g)
 			a->vm[i].failed = !has_stopped(&a->vm[i]);
 }
 
-/* A guest that is on its way from one process to another can be told nothing.  Who has the lock afterwards is us, until the end: nothing new
- * is begun.  A step that takes too long is not waited for. */
+/* The lock of a rejuvenation, until we end: nothing new is begun.  What is under way is waited for, but not for ever. */
+static void wait_for_step(const char *hypervisor, uint64_t until)
+{
+	struct error e;
+
+	while (rejuvenation_lock(hypervisor, &e) < 0) {
+		if (clock_ns() >= until) {
+			log_line("%s: %s; that is not waited for any longer", hypervisor, e.text);
+			return;
+		}
+		poll(NULL, 0, LOOK_MS);
+	}
+}
+
+/* Of hypervisors that are there, and of those that something was done to: their guests may be held while they are not. */
 static void wait_for_steps(const struct all *a)
 {
 	uint64_t until = clock_ns() + STEPS_MS * 1000000ull;
-	struct error e;
+	json_t *names = rejuvenation_locks(), *v;
+	const char *name;
 
-	for (size_t i = 0; i < a->n; i++) {
-		char *name = xstrdup(a->vm[i].name);
-		bool fresh = is_fresh_name(name), late = false;
+	for (size_t i = 0; i < a->n; i++)
+		if (a->vm[i].group == HYPERVISORS) {
+			char *base = xstrdup(a->vm[i].name);
 
-		if (fresh) /* the other one may have gone already */
-			name[strlen(name) - strlen(FRESH)] = 0;
-		if (a->vm[i].group == HYPERVISORS && !(fresh && runtime_is_held(name)))
-			while (!late && rejuvenation_lock(name, &e) < 0) {
-				late = clock_ns() >= until;
-				poll(NULL, 0, LOOK_MS);
-			}
-		if (late)
-			log_line("%s: %s; that is not waited for any longer", name, e.text);
-		free(name);
-	}
+			if (is_fresh_name(base))
+				base[strlen(base) - strlen(FRESH)] = 0;
+			json_object_set_new(names, base, json_true());
+			free(base);
+		}
+	json_object_foreach(names, name, v)
+		wait_for_step(name, until);
+	json_decref(names);
 }
 
 static void forget_all(struct all *a)

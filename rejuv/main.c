@@ -51,7 +51,7 @@ static const struct command {
 	{"events", watch_main, "events [NAME] [--since 2h|DATE] [--follow] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
 	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
-	{"bench", bench_main, "bench [quick|all|P1...P8|P10]... [--out DIR] [--systems beam,nest,...]"},
+	{"bench", bench_main, "bench [quick|all|P1...P10]... [--out DIR] [--systems beam,nest,...]"},
 };
 
 static void print_help(FILE *out)

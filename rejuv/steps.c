@@ -4,7 +4,6 @@
 #include "nested/hypervisor.h"
 #include "rejuv/cli.h"
 #include "rejuv/operations.h"
-#include "vmm/cgroup.h"
 #include "vmm/client.h"
 
 #include <errno.h>
@@ -145,8 +144,6 @@ static int take_name(struct rejuvenation *r, struct error *e)
 		result = error_set_errno(e, "%s", to);
 	free(from);
 	free(to);
-	if (!result)
-		cgroup_rename(r->fresh, r->name);
 	return result ? -1 : tell_guests(r, e);
 }
 
@@ -222,6 +219,19 @@ static int guests_of(const char *name)
 	return n;
 }
 
+/* NAME.new may be the name of anything. */
+static int check_fresh(const struct rejuvenation *r, struct error *e)
+{
+	Vmb__Reply *reply;
+	bool hypervisor;
+
+	if (vm_info(r->fresh, &reply, e))
+		return -1;
+	hypervisor = reply->info->config->window;
+	vmb__reply__free_unpacked(reply, NULL);
+	return hypervisor ? 0 : error_set(e, "%s is no guest hypervisor, and has the name that a fresh one needs", r->fresh);
+}
+
 int rejuvenation_end(const char *name, struct error *e)
 {
 	vm_stop_now(name);
@@ -232,6 +242,8 @@ int rejuvenation_prepare(struct rejuvenation *r, struct error *e)
 {
 	uint64_t begin = clock_ns();
 
+	if (runtime_is_held(r->fresh) && check_fresh(r, e))
+		return -1;
 	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
 		rejuvenation_say(r, "%s is there already", r->fresh);
 		if (!rejuvenation_look_at_fresh(r, r->fresh, e))
@@ -486,7 +498,7 @@ int rejuvenation_back(struct rejuvenation *r, struct error *e)
 		runtime_clear(r->fresh, 0);
 		return 0;
 	}
-	if (vm_info(r->fresh, &reply, e))
+	if (check_fresh(r, e) || vm_info(r->fresh, &reply, e))
 		return -1;
 	result = name_guests(r, reply->info, r->fresh, e);
 	if (!result)

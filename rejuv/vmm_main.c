@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -28,6 +29,7 @@ static void redirect_log(const char *name)
 	free(path);
 }
 
+/* It takes over from no process that is here: there is no place of that one's for it. */
 static void become(const char *name)
 {
 	cgroup_join(name);
@@ -75,6 +77,7 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	struct vm_files files;
 	struct vm *vm = NULL;
 	const char *name;
+	char cgroup[NAME_MAX + 1];
 	int client = wire_take_fd(fds, 0);
 
 	vm_files_init(&files);
@@ -88,7 +91,10 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	files.lock = runtime_claim(name, e);
 	if (files.lock < 0)
 		goto out;
-	cgroup_join(name);
+	snprintf(cgroup, sizeof(cgroup), "%s", name);
+	if (req->config->window && is_fresh_name(name))
+		cgroup[strlen(name) - strlen(FRESH)] = 0;
+	cgroup_join(cgroup);
 	if (vm_files_open(&files, req->config, true, e) || vmm_open_runtime_files(req->config, &files, e) ||
 	    (files.owner = owner_create(e)) < 0) {
 		vm_files_close(&files);
@@ -171,7 +177,8 @@ int vmm_process(void)
 		vm_unlock(vm);
 		break;
 	case VMB__REQUEST__KIND_INCOMING:
-		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source, become, start, &e);
+		vm = handover_incoming(VMM_LINK_FD, req->incoming, &fds, source,
+				       req->incoming->confirm || req->incoming->recover ? become : redirect_log, start, &e);
 		break;
 	default:
 		error_set(&e, "vmm: neither a new VM nor a handover");

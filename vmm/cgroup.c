@@ -41,51 +41,38 @@ static int write_file(const char *dir, const char *file, const char *text)
 	return r;
 }
 
-static void join(const char *parent, const char *vm, const char *pid)
+void cgroup_join(const char *name)
 {
-	char *dir = xasprintf("%s/%s", parent, vm);
+	char *parent = parent_path(), *dir;
 
+	if (!parent)
+		return;
+	dir = xasprintf("%s/%s", parent, name);
 	/* (Somebody may remove it while nobody is in it yet.) */
-	for (int i = 0; i < TRIES && write_file(dir, "cgroup.procs", pid); i++) {
-		if (!mkdir(parent, 0755)) {
-			/* Each by itself: one that the kernel lacks fails. */
-			write_file(parent, "cgroup.subtree_control", "+cpu");
-			write_file(parent, "cgroup.subtree_control", "+pids");
-		}
+	for (int i = 0; i < TRIES && write_file(dir, "cgroup.procs", "0"); i++) {
+		if (mkdir(parent, 0755) && errno != EEXIST)
+			break;
+		/* Each by itself: one that the kernel lacks, or that is not switched on above, fails. */
+		write_file(parent, "cgroup.subtree_control", "+cpu");
+		write_file(parent, "cgroup.subtree_control", "+pids");
 		if (mkdir(dir, 0755) && errno != EEXIST)
 			break;
 	}
 	free(dir);
-}
-
-void cgroup_join(const char *vm)
-{
-	char *parent = parent_path();
-
-	if (parent)
-		join(parent, vm, "0");
 	free(parent);
 }
 
-void cgroup_rename(const char *from, const char *to)
+/* One that is about to be dead is not told of, and keeps its cgroup for a moment. */
+static bool is_empty(const char *dir)
 {
-	char *parent = parent_path(), *path, pid[24];
-	FILE *f;
+	char *path = xasprintf("%s/cgroup.procs", dir), text[24];
 
-	if (!parent)
-		return;
-	path = xasprintf("%s/%s/cgroup.procs", parent, from);
-	f = fopen(path, "re");
-	while (f && fgets(pid, sizeof(pid), f))
-		join(parent, to, pid);
-	if (f)
-		fclose(f);
+	read_text(path, text, sizeof(text));
 	free(path);
-	free(parent);
-	cgroup_remove(from);
+	return !text[0];
 }
 
-void cgroup_remove(const char *vm)
+void cgroup_remove(const char *name)
 {
 	char *parent = parent_path(), *dir;
 	struct dirent *one;
@@ -93,9 +80,8 @@ void cgroup_remove(const char *vm)
 
 	if (!parent)
 		return;
-	/* (Its last process gives its files back before it leaves.) */
-	dir = xasprintf("%s/%s", parent, vm);
-	for (int ms = 0; ms < LEAVE_MS && rmdir(dir) && errno == EBUSY; ms += LOOK_MS)
+	dir = xasprintf("%s/%s", parent, name);
+	for (int ms = 0; ms < LEAVE_MS && rmdir(dir) && errno == EBUSY && is_empty(dir); ms += LOOK_MS)
 		poll(NULL, 0, LOOK_MS);
 	free(dir);
 	all = opendir(parent);

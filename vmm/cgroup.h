@@ -1,6 +1,7 @@
-/* cgroup.h: each VM's processes are in a cgroup of their own, vmbeam/NAME (cgroup v2: Documentation/admin-guide/cgroup-v2.rst), whoever has
- * started them: what they use is told by VM and can be limited there, and the end of a login session or of a service is none of
- * theirs.
+/* cgroup.h: a new VM's process is in a cgroup of its own, vmbeam/NAME (cgroup v2: Documentation/admin-guide/cgroup-v2.rst), whoever has
+ * started it: what it uses is told by VM and can be limited there, and the end of a login session or of a service is none of its.  A
+ * process that takes over from another goes where that one is (zerocopy/place.h), wherever somebody may have put it meanwhile; a
+ * fresh hypervisor shares its predecessor's.
  *
  * Memory is charged to "vmbeam" as a whole, and the memory controller is not switched on below it: pages of a guest's are touched by its
  * process and by its hypervisor's, stay where they are when the guest moves, and would stay charged to a hypervisor that has gone.
@@ -11,11 +12,9 @@
 #ifndef VMM_CGROUP_H
 #define VMM_CGROUP_H
 
-/* Puts the calling process into a VM's cgroup, which is made. */
-void cgroup_join(const char *vm);
-/* All processes of one VM's are those of another name from now on. */
-void cgroup_rename(const char *from, const char *to);
-/* Removes a VM's cgroup, whose processes have ended or are about to, and all others in which there is none. */
-void cgroup_remove(const char *vm);
+/* Puts the calling process into the cgroup of that name, which is made. */
+void cgroup_join(const char *name);
+/* Removes the cgroup of a VM whose process has ended, and all others in which there is none. */
+void cgroup_remove(const char *name);
 
 #endif

@@ -192,6 +192,7 @@ static void become_vmm(int link)
 	int null = open("/dev/null", O_RDWR);
 
 	setsid();
+	signal(SIGTERM, SIG_DFL);
 	signal(SIGPIPE, SIG_IGN); /* a stream whose other end has gone is an error like any other */
 	dup2(null, STDIN_FILENO);
 	dup2(null, STDOUT_FILENO);

@@ -89,7 +89,7 @@ bool handover_source_request(void *source, int fd, const Vmb__Request *r, struct
  *
  * Returns the VM, running or (if the source died too early) crashed with its memory kept; NULL when
  * there is nothing to run here, with *e set if that is a failure.  Sets the instance of *self.
- * become(): it is one of that VM's processes from here on; start() calls vm_start().
+ * become(): it is that VM's process from here on, and is told its name; start() calls vm_start().
  */
 struct vm *handover_incoming(int driver, const Vmb__IncomingRequest *req, struct wire_fds *fds,
 			     struct handover_source *self, void (*become)(const char *name),

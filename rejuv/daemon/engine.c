@@ -426,6 +426,16 @@ static void forget(struct subject *s)
 	destroy(s);
 }
 
+static bool has_fresh_one(const struct subject *s)
+{
+	char fresh[80];
+	const json_t *vm;
+
+	snprintf(fresh, sizeof(fresh), "%s" FRESH, s->name);
+	vm = inventory_vm(s->g->d->inventory, fresh);
+	return vm && is_hypervisor(vm);
+}
+
 static void take(struct subject *s, enum rejuv_event e)
 {
 	switch (rejuv_action(s->state, e)) {
@@ -465,7 +475,12 @@ static void take(struct subject *s, enum rejuv_event e)
 		break;
 	case REJUV_ABANDON:
 		s->by_user = false;
-		enter(s, REJUV_IDLE, "cancelled");
+		if (has_fresh_one(s)) { /* some of its guests may be there */
+			s->cancelled = true;
+			enter(s, REJUV_ROLLING_BACK, "cancelled");
+		} else {
+			enter(s, REJUV_IDLE, "cancelled");
+		}
 		break;
 	case REJUV_FORGET:
 		forget(s);
@@ -564,25 +579,32 @@ static struct subject *new_subject(struct engine *g, const char *name)
 	return s;
 }
 
-/* NAME.new of one that is there, or is known. */
-static bool is_fresh_one(const struct engine *g, const char *name)
+static void appear(struct engine *g, const char *name)
 {
-	size_t n = strlen(name);
-	char base[72];
+	struct subject *s = new_subject(g, name);
 
-	if (n >= sizeof(base) || !is_fresh_name(name))
-		return false;
-	snprintf(base, sizeof(base), "%.*s", (int)(n - strlen(FRESH)), name);
-	return find(g, base) || inventory_vm(g->d->inventory, base);
+	event(g->d, name, "appeared", "%s", policy_of(s) ? "it is looked after" : "the configuration says nothing of it");
 }
 
-/* NAME.new is there, and nobody remembers why: the journal was lost, or who rejuvenated by hand has died.  It is gone on with.  (What was
- * asked before the last rejuvenation ended may still have its NAME.new.) */
-static void look_for_leftover(struct subject *s, bool fresh_is_there)
+/* Of a hypervisor that nothing is known of; NAME.new stands for NAME, whether or not that is still there. */
+static void meet(struct engine *g, const char *name)
+{
+	char base[72];
+
+	snprintf(base, sizeof(base), "%s", name);
+	if (is_fresh_name(base))
+		base[strlen(base) - strlen(FRESH)] = 0;
+	if (!find(g, base) && strlen(base) <= REJUVENATION_MOST_NAME)
+		appear(g, base);
+}
+
+/* NAME.new is there, or its guests are held, and nobody remembers why: the journal was lost, or who rejuvenated by hand has died.  It is
+ * gone on with.  (What was asked before the last rejuvenation ended may still have its NAME.new.) */
+static void look_for_leftover(struct subject *s)
 {
 	int lock;
 
-	if (s->state != REJUV_IDLE || !s->present || !fresh_is_there || !policy_of(s)) {
+	if (s->state != REJUV_IDLE || !policy_of(s) || !(has_fresh_one(s) || is_replacing(s->name))) {
 		s->leftover = 0;
 		return;
 	}
@@ -594,7 +616,7 @@ static void look_for_leftover(struct subject *s, bool fresh_is_there)
 		return;
 	}
 	close(lock);
-	want(s, "a rejuvenation was cut off: there is a NAME" FRESH, false);
+	want(s, "a rejuvenation was cut off, and nothing was known of it", false);
 }
 
 void engine_inventory(struct engine *g)
@@ -609,20 +631,16 @@ void engine_inventory(struct engine *g)
 		const char *name = text_of(vm, "vm");
 		struct subject *s = find(g, name);
 
-		if (!s && is_hypervisor(vm) && !is_fresh_one(g, name) && strlen(name) <= REJUVENATION_MOST_NAME) {
-			s = new_subject(g, name);
-			event(g->d, name, "appeared", "%s", policy_of(s) ? "it is looked after" : "the configuration says nothing of it");
-		}
+		if (!s && is_hypervisor(vm))
+			meet(g, name);
+		s = find(g, name);
 		if (s)
 			s->present = true;
 	}
 	for (struct subject *s = g->first; s; s = next) {
-		char fresh[80];
-
 		next = s->next;
-		snprintf(fresh, sizeof(fresh), "%s" FRESH, s->name);
-		look_for_leftover(s, inventory_vm(g->d->inventory, fresh));
-		if (!s->present && !inventory_vm(g->d->inventory, fresh) && !is_replacing(s->name))
+		look_for_leftover(s);
+		if (!s->present && !has_fresh_one(s) && !is_replacing(s->name))
 			take(s, REJUV_GONE);
 	}
 }
@@ -643,14 +661,28 @@ static void remember(void *ctx, const char *name, enum rejuv_state state, json_t
 		event(g->d, name, "restarted", "it was %s; that goes on", rejuv_state_name(state));
 }
 
+/* Hypervisors that are not there while they are replaced, and the journal knows nothing of them. */
+static void meet_replaced(struct engine *g)
+{
+	json_t *names = replacing_names(), *v;
+	const char *name;
+
+	json_object_foreach(names, name, v)
+		if (!find(g, name) && strlen(name) <= REJUVENATION_MOST_NAME)
+			appear(g, name);
+	json_decref(names);
+}
+
 struct engine *engine_create(struct daemon *d, struct error *e)
 {
 	struct engine *g = xcalloc(1, sizeof(*g));
 
 	g->d = d;
 	g->fault = getenv("VMBEAM_DAEMON_FAULT");
-	if (!journal_each(d->journal, remember, g, e))
+	if (!journal_each(d->journal, remember, g, e)) {
+		meet_replaced(g);
 		return g;
+	}
 	engine_destroy(g);
 	return NULL;
 }

@@ -253,6 +253,11 @@ for vm in one two; do
 	left /root/$vm.log | grep -q '^BEAT POWEROFF' || fail "$vm: its power button was not pressed"
 	grep -qE "$vm +shut down" $T/console || fail "$vm was not shut down: $(grep -E "$vm +(by force|still)" $T/console)"
 done
+! grep -q "all VMs are shut down at once" $T/console || fail "the configuration was not read: $(grep "at once" $T/console)"
+ended() {
+	left /root/$1.log | sed -n 's/^tick .* real=\([0-9]*\) .*/\1/p' | tail -n 1
+}
+[ "$(ended two)" -gt "$(ended one)" ] || fail "two is to be the last, and went at $(ended two), one at $(ended one)"
 grep -qE "hv +shut down" $T/console || fail "hv was not shut down"
 [ $took -lt 90 ] || fail "the machine was off after $took s"
 rm -f $T/disk.img
