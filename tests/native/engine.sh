@@ -199,24 +199,78 @@ wait_for 20 done_is completed
 at hv
 end
 
+# killed: the daemon is dead, or is now.
+killed() {
+	kill -9 $daemon 2>/dev/null || true
+	wait $daemon 2>/dev/null || true
+}
+lose_journal() {
+	rm -f state/journal.db-*
+	echo "no journal at all" >state/journal.db
+}
+went_on() {
+	wait_for 40 done_is completed
+	grep -q "was cut off, and nothing was known of it" vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
+	wait_for 20 daemon_says idle
+	at hv
+	end
+}
 what="the journal is lost, twice, while a rejuvenation is under way"
 reset
 begin VMBEAM_DAEMON_FAULT=verifying=kill
 want 2>/dev/null || true
 wait_for 20 is_dead
-wait $daemon 2>/dev/null || true
+killed
 for bad in bad bad2; do
-	rm -f state/journal.db-*
-	echo "no journal at all" >state/journal.db
+	lose_journal
 	start_daemon X=
 	[ -s state/journal.db.$bad ] || fail "$what: $(ls state)"
-	kill -9 $daemon
-	wait $daemon 2>/dev/null || true
+	killed
 done
 start_daemon X=
-wait_for 40 done_is completed
-grep -q "was cut off: there is a NAME.new" vmbeamd.log || fail "$what: $(cat vmbeamd.log)"
+went_on
+
+what="the journal is lost while guests are held, and their hypervisor is gone"
+reset "methods = warm
+	step-timeout = 2s"
+: >hang-replace
+begin X=
+check "$what" want
+wait_for 30 grep -q 'not over in time' vmbeamd.log
+killed
+wait_for 20 no_steps
+lose_journal
+rm hang-replace
+start_daemon X=
+went_on
+
+what="the journal is lost when the old one has gone, and the fresh one has not its name yet"
+reset
+mv hv/hv hv/hv.new
+echo hv.new >vm/one
+echo hv.new >vm/two
+start_daemon X=
+went_on
+
+what="what was left of a rejuvenation is cancelled"
+reset "blackout = 2000-01-01..2099-12-31"
+echo fresh >hv/hv.new
+echo hv.new >vm/one
+begin X=
+wait_for 30 daemon_says due
+check "$what" get /v1/hypervisors/hv/rejuvenate -X DELETE >/dev/null
+wait_for 20 daemon_says idle
 at hv
+end
+
+what="another VM has the name of a fresh one"
+reset
+echo host >vm/hv.new
+begin X=
+sleep 15
+daemon_says idle || fail "$what: $(get /v1/hypervisors)"
+! grep -q . steps || fail "$what: $(cat steps)"
+rm vm/hv.new
 end
 
 what="to another machine, if it cannot be moved here"
