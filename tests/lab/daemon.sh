@@ -1,5 +1,6 @@
-# vmbeamd is killed in every state of a rejuvenation, just after the state's step has begun (with KILL_ALL=1 also just before), and
-# begun again: it says where it was, goes on or goes back, and no guest is lost.
+# vmbeamd is killed in the states of a rejuvenation in which guests are on their way, just after the state's step has begun (with KILL_ALL=1 in
+# every state, and just before, too; engine.sh has them all on VMs that are files), and begun again: it says where it was, goes on or
+# goes back, and no guest is lost.
 . "$TOP/tests/lab/daemon-lib.sh"
 names=$(state_names)
 
@@ -57,6 +58,7 @@ for state in $names; do
 	preparing | moving | verifying | retiring) configure "methods = beam" true ;;
 	*) fail "state $state has no case here" ;;
 	esac
+	case ${KILL_ALL-}:$state in :due | :preparing | :verifying | :blocked) continue ;; esac
 	point=.begun
 	case $state in due | blocked) point= ;; esac # no step begins there
 	one $state "$point"
