@@ -117,8 +117,9 @@ plan() {
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing connections" ;;
+		all) echo "outside-beam outside-host outside-phys throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing connections" ;;
 		P9) echo "throughput-beam throughput-phys" ;;
+		P3) echo "outside-beam outside-host outside-phys" ;;
 		P10) echo ageing ;;
 		esac
 	done | tr ' ' '\n' | awk '!seen[$0]++' | while read -r one; do

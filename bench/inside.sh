@@ -3,7 +3,8 @@
 # says what the columns are.
 #
 # Instead of a point: `ageing`, a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10); `throughput-SYSTEM`, requests a
-# second of a web service while it and other small guests move one after another (P9); `speed-SYSTEM`, how fast a guest writes its memory before,
+# second of a web service while it and other small guests move one after another (P9); `outside-SYSTEM`, how long a guest that moves does not
+# answer; `speed-SYSTEM`, how fast a guest writes its memory before,
 # while and after it moves; `overhead`, jobs that a guest times on the host and in a hypervisor; each into a file of that name.  A point is
 # SIZE:RATE:ROUND=SYSTEM,SYSTEM...+ROUND=SYSTEM...: memory of the guest in MiB, how much of it it writes, in MiB/s (0: none, its memory
 # is filled and stays).  The guests of all systems are there at once; a round moves each of its systems' once, one after the other.  A
@@ -377,18 +378,23 @@ throughput_beam() {
 	done
 	ip link del web
 }
-throughput_phys() {
+# A network that reaches both machines, with a tap `web` in each.
+phys_net() {
+	[ ! -e /sys/class/net/web-here ] || return 0
 	ip link add web type bridge && ip addr add 10.97.9.1/24 dev web && ip link set web up || fail "no bridge"
 	for m in here there; do
 		ip link add "web-$m" master web up type veth peer name up netns $m || fail "no veth"
-		ip -n $m link add bridge up type bridge && ip -n $m link set dev up master bridge && ip -n $m link set dev up up && ip -n $m tuntap add web mode tap &&
-			ip -n $m link set dev web master bridge && ip -n $m link set dev web up && ip -n $m link set dev bridge up ||
+		ip -n $m link add bridge up type bridge && ip -n $m link set dev up master bridge && ip -n $m link set dev up up &&
+			ip -n $m tuntap add web mode tap && ip -n $m link set dev web master bridge && ip -n $m link set dev web up ||
 			fail "no bridge in $m"
+		on $m sh -c "exec vmbeam receive --listen $(address $m):7002 --tls certs --allow $T --allow $LAB --allow $GUESTS --allow tap=web" \
+			>"receive-web.$m" 2>&1 &
+		wait_for 20 grep -q "receiving at" "receive-web.$m"
 	done
-	on there sh -c "exec vmbeam receive --listen $(address there):7002 --tls certs --allow $T --allow $LAB --allow $GUESTS --allow tap=web" \
-		>receive-web 2>&1 &
-	wait_for 20 grep -q "receiving at" receive-web
 	cable 10gbit
+}
+throughput_phys() {
+	phys_net
 	size=64 rate=0
 	for i in $(seq $SMALL); do
 		run "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
@@ -401,9 +407,80 @@ throughput_phys() {
 	for g in $(seq -f small-%g $SMALL) web; do
 		on there vmbeam stop "$g" --force
 	done
-	ip link del web-here
-	ip link del web-there
-	ip link del web
+}
+
+# What somebody outside sees of a guest that answers UDP, while it moves and while it does not: a ping a millisecond, or, emulated, where so
+# many would take all of the machine, every twentieth.
+PINGS=5
+outside_up() { # ADDRESS PREFIX... -- OPTION...
+	address_seen=$1 size=64 rate=0
+	shift
+	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.rate=idle beat.mem=16M beat.net=$address_seen/24"; }
+	run seen "$@"
+	wait_for 300 ticked seen.log 2
+	every=1
+	case $constants in *,emulated,*) every=20 ;; esac
+	beatpeer "$address_seen" --rate 1000 --interval $every >peer.json 2>peer.err &
+	peer=$!
+	sleep 2
+	: >gaps
+}
+longest_gap() { # since it was asked last
+	n=$(grep -c longest_udp_gap_ns peer.json)
+	kill -USR1 $peer
+	wait_for 20 sh -c "[ \$(grep -c longest_udp_gap_ns peer.json) -gt $n ]"
+	sed -n 's/.*"longest_udp_gap_ns": *\([0-9]*\).*/\1/p' peer.json | tail -n 1
+}
+outside_moved() { # COMMAND...
+	longest_gap >/dev/null
+	sleep 2
+	echo "still $(longest_gap)" >>gaps
+	check "move" "$@" >move.json
+	sleep 1
+	echo "gap $(longest_gap)" >>gaps
+	echo "downtime $(json move.json downtime_ns)" >>gaps
+}
+outside_down() { # NAME
+	kill -TERM $peer
+	wait $peer || fail "beatpeer: $(cat peer.err)"
+	recorded "$1" <gaps
+}
+outside_beam() {
+	for hv in out-a out-b; do
+		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 1G >/dev/null
+	done
+	make_tap out 10.96.1.1/24
+	outside_up 10.96.1.2 within beam -- --in out-a --net tap=out
+	for i in $(seq $PINGS); do
+		outside_moved vmbeam migrate seen --to "$([ "$(info_of seen placement)" = out-a ] && echo out-b || echo out-a)" --json
+	done
+	outside_down outside-beam
+	check "stop" vmbeam stop seen --force
+	for hv in out-a out-b; do
+		check "stop" vmbeam hypervisor stop $hv
+	done
+	ip link del out
+}
+outside_host() {
+	make_tap out 10.96.1.1/24
+	outside_up 10.96.1.2 within host -- --net tap=out
+	for i in $(seq $PINGS); do
+		outside_moved vmbeam migrate seen --to fresh --json
+	done
+	outside_down outside-host
+	check "stop" vmbeam stop seen --force
+	ip link del out
+}
+outside_phys() {
+	phys_net
+	outside_up 10.97.9.3 within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" -- --net tap=web
+	from=here to=there
+	for i in $(seq $PINGS); do
+		outside_moved on $from vmbeam migrate seen --to "tls://$(address $to):7002" --tls certs --timeout 900 --json
+		x=$from from=$to to=$x
+	done
+	outside_down outside-phys
+	check "stop" on $from vmbeam stop seen --force
 }
 
 # A guest that writes its memory as fast as it can; when it moves is told by its ticks.

@@ -653,6 +653,38 @@ static struct spread recorded(const char *name, const char *key)
 	return spread_among(v, n);
 }
 
+static void draw_outside(void)
+{
+	static const char *const names[] = {"beam", "host", "phys"}, *const titles[] = {"beam", "host", "phys, 10 GbE, encrypted"};
+	static const char *const heads[] = {"ms", "longest gap, moved", "the same time, not moved", "downtime, by the engine"};
+	bool any = false;
+
+	heading("P3, as it is seen from outside");
+	say("The longest time between two answers of an idle guest of 64 MiB to UDP pings%s.",
+	    results_emulated() ? ", one every 20 ms: emulated, more would take all of the machine" : ", one a millisecond");
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		char *name = xasprintf("outside-%s", names[i]);
+		struct spread s[3] = {recorded(name, "gap"), recorded(name, "still"), recorded(name, "downtime")};
+		char *cells[4] = {xstrdup(titles[i])};
+
+		free(name);
+		for (size_t k = 0; k < 3; k++) {
+			s[k] = (struct spread){s[k].n, s[k].low / 1e6, s[k].median / 1e6, s[k].high / 1e6};
+			cells[k + 1] = cell_of(s[k]);
+		}
+		if (s[0].n && !any)
+			row(heads, ARRAY_LEN(heads));
+		any = any || s[0].n;
+		if (s[0].n)
+			row((const char *const *)cells, 4);
+		for (size_t k = 0; k < 4; k++)
+			free(cells[k]);
+	}
+	row(NULL, 0);
+	if (!any)
+		say("Not measured.");
+}
+
 static void draw_overhead(void)
 {
 	static const struct {
@@ -882,6 +914,7 @@ int main(int argc, char **argv)
 	draw_aims();
 	for (size_t i = 0; i < ARRAY_LEN(curves); i++)
 		draw_curves(&curves[i]);
+	draw_outside();
 	draw_cpu();
 	for (size_t i = 0; i < ARRAY_LEN(bars); i++)
 		draw_bars(&bars[i]);
