@@ -7,7 +7,7 @@ N=${SOAK:-3} BY=${BY:-threshold} rate=2
 MONITOR=yes
 . "$TOP/tests/lab/daemon-lib.sh"
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
-check "hv" vmbeam hypervisor start hv --memory 768M --window 2G >hv.txt
+check "hv" vmbeam hypervisor start hv --memory 768M --cpus 2 --window 2G >hv.txt
 start_beat beat beat.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
 i=0
 for g in redis nginx; do
@@ -47,6 +47,9 @@ while [ $n -lt "$N" ]; do
 	wait_for $patience has_completed $n
 	n=$((n + 1))
 	wait_for 30 daemon_says idle
+	# (Whoever watches sees it; a failure shows it.)
+	vmbeam monitor hv 2>/dev/null | head -n 3
+	get /v1/rejuvenations | sed -n 's/^ *"why": "\(.*\)",$/\1/p' | head -n 1
 	[ $n != 1 ] || first=$(held)
 	echo "$(date +%T) $n of $N"
 done
