@@ -5,6 +5,12 @@
 N=${SOAK:-3} BY=${BY:-threshold} rate=2
 [ $BY = threshold ] || rate=1
 MONITOR=yes
+# What it was judged by, for who wants to know why: build/tests/soak-BY.
+keep() {
+	rm -rf "$TOP/build/tests/soak-$BY" && mkdir -p "$TOP/build/tests/soak-$BY"
+	cp state/monitor.db* vmbeamd.log "$TOP/build/tests/soak-$BY" 2>/dev/null
+}
+trap keep EXIT
 . "$TOP/tests/lab/daemon-lib.sh"
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv" vmbeam hypervisor start hv --memory 768M --cpus 2 --window 2G >hv.txt
