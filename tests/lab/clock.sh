@@ -52,9 +52,9 @@ ran 2 "the night after it"
 
 scheduled "30 2 * * *" "2027-10-31 01:00:00 CEST"
 is_it "2027-10-31 02:29:58 CEST"
-ran 1 "the night in which 2:30 comes twice: the first"
+sleep 8
 is_it "2027-10-31 02:29:58 CET"
-ran 1 "the night in which 2:30 comes twice: the second"
+ran 1 "the night in which 2:30 comes twice"
 is_it "2027-11-01 02:29:58 CET"
 ran 2 "the night after it"
 
@@ -85,4 +85,4 @@ ran 1 "the same time again"
 is_it "2027-06-03 02:59:58 CEST"
 ran 2 "the next"
 stop_daemon
-echo "= the clock: once where it was due once, 5 times set across"
+echo "= the clock: once where it was due once, whatever the clock does"
