@@ -135,9 +135,9 @@ left() {
 		grep -qs ",$version,$s,$size,$rate,$round,\"ok\"," "$csv" || echo "$size $rate $round $s"
 	done
 }
-# Of such lines one word for each point (inside.sh).
+# Of such lines one word for each point (inside.sh).  Hypervisors with many guests are not there at the same time.
 points() {
-	awk '{ k = $1 ":" $2; if (!(k in at)) { at[k] = ++n; name[n] = k }
+	awk '{ k = $1 ":" $2 ($4 ~ /^rejuv/ ? $4 : ""); if (!(k in at)) { at[k] = ++n; name[n] = $1 ":" $2 }
 		i = at[k]; r = i SUBSEP $3; if (!(r in list)) order[i] = order[i] " " $3
 		list[r] = list[r] (r in list && list[r] != "" ? "," : "") $4 }
 		END { for (i = 1; i <= n; i++) { text = ""; m = split(order[i], rounds, " ")
