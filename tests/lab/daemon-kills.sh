@@ -32,6 +32,7 @@ lives_or_crashed() {
 	running) goes_on "$1.log" ;;
 	crashed)
 		lost=$((lost + 1))
+		rm -f core
 		check "$what: dump" vmbeam dump "$1" --out core >/dev/null
 		[ "$(head -c 4 core | tail -c 3)" = ELF ] || fail "$what: the dump of $1 is no ELF file"
 		check "$what: clear" vmbeam stop "$1" --force
