@@ -14,12 +14,12 @@ is_stopped() {
 	grep -q '^State:.T' "/proc/$daemon/status"
 }
 is_at_rest() {
-	state=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
-	case $state in idle | blocked | '') ;; *) return 1 ;; esac
+	rests=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
+	case $rests in idle | blocked | '') ;; *) return 1 ;; esac
 }
 # At rest, and the daemon has seen it since it was started.
 is_seen() {
-	is_at_rest && [ "$state" ]
+	is_at_rest && [ "$rests" ]
 }
 # A guest that has to be there: runs, and goes on.
 lives() {
