@@ -112,6 +112,7 @@ for state in $names; do
 	*) fail "state $state has no case here" ;;
 	esac
 	for victim in old fresh guest agent; do
+		case $state:$victim in due:fresh | replacing:fresh) continue ;; esac # there is none
 		case ",${KILLS-$state:$victim}," in *",$state:$victim,"*) ;; *) continue ;; esac
 		case $state in
 		idle) continue ;; # nothing is under way: the tests of VMs and hypervisors have these
