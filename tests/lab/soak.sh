@@ -1,5 +1,5 @@
 # vmbeamd left to itself: each guest hypervisor leaks, and SOAK (default 3; 30 in `make check-long`) times one is replaced because too
-# little is left (BY=threshold), or because the forecast says that there soon will be (BY=forecast, time compressed 60 times), while
+# little is left (BY=threshold), or because the forecast says that there soon will be (BY=forecast, time compressed 40 times), while
 # three guest VMs, two of them under load from outside, run on.  No request may fail, no guest is lost, this machine's own memory
 # stays what it is.
 N=${SOAK:-3} BY=${BY:-threshold} rate=2
@@ -34,7 +34,7 @@ threshold)
 	speed=20 leak="150M 30" rule="threshold = memory_available < 450M" patience=240
 	;;
 forecast)
-	speed=60 leak="400M 1440" rule="predict = 36h" patience=300
+	speed=40 leak="400M 2160" rule="predict = 36h" patience=300
 	check "record" vmbeam monitor --record --test-speed $speed --test-interval-ms 1500 --for 90 >monitor0.txt
 	repeat_history
 	;;
