@@ -48,7 +48,7 @@ start_beat() {
 # goes_on LOG: its guest runs.
 goes_on() {
 	before=$(grep -c "^tick " "$1")
-	wait_for 20 sh -c "[ \$(grep -c '^tick ' $1) -gt $((before + 2)) ]"
+	wait_for 60 sh -c "[ \$(grep -c '^tick ' $1) -gt $((before + 2)) ]"
 }
 
 # json FILE KEY: a number or string of a flat place in a JSON object (KEY as in "downtime_ns").
