@@ -134,6 +134,12 @@ bool is_fresh_name(const char *name)
 	return n > end && !strcmp(name + n - end, FRESH);
 }
 
+void strip_fresh(char *name)
+{
+	if (is_fresh_name(name))
+		name[strlen(name) - strlen(FRESH)] = 0;
+}
+
 int check_new_name(const char *name, struct error *e)
 {
 	return is_fresh_name(name) ? error_set(e, "%s: names that end with " FRESH " are those of fresh hypervisors", name) : 0;

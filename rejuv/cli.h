@@ -26,6 +26,8 @@ char *cli_program(const char *name);
 /* A hypervisor that is to take the place of NAME is called NAME.new until then.  Is it called so? */
 #define FRESH ".new"
 bool is_fresh_name(const char *name);
+/* NAME.new becomes NAME, in its place; another name stays. */
+void strip_fresh(char *name);
 /* A user may not call one so. */
 int check_new_name(const char *name, struct error *e);
 /* Who is at a rejuvenation of that hypervisor holds it, and so does who does a step for him: a descriptor, or -1 with *e set. */

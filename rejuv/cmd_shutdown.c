@@ -123,7 +123,6 @@ static bool is_moving(const char *name)
 static void begin(struct one *vm, bool force, uint64_t timeout_s)
 {
 	char timeout[24], *argv[] = {(char *)(uintptr_t) "stop", vm->name, force ? (char *)(uintptr_t) "--force" : (char *)(uintptr_t) "--timeout", timeout, NULL};
-
 	uint64_t until = clock_ns() + MIN(timeout_s * 1000, (uint64_t)STEPS_MS) * 1000000;
 
 	snprintf(timeout, sizeof(timeout), "%llu", (unsigned long long)timeout_s);
@@ -197,8 +196,7 @@ static void wait_for_steps(const struct all *a)
 		if (a->vm[i].group == HYPERVISORS) {
 			char *base = xstrdup(a->vm[i].name);
 
-			if (is_fresh_name(base))
-				base[strlen(base) - strlen(FRESH)] = 0;
+			strip_fresh(base);
 			json_object_set_new(names, base, json_true());
 			free(base);
 		}

@@ -92,8 +92,8 @@ static struct vm *create(const Vmb__CreateRequest *req, struct wire_fds *fds, st
 	if (files.lock < 0)
 		goto out;
 	snprintf(cgroup, sizeof(cgroup), "%s", name);
-	if (req->config->window && is_fresh_name(name))
-		cgroup[strlen(name) - strlen(FRESH)] = 0;
+	if (req->config->window)
+		strip_fresh(cgroup);
 	cgroup_join(cgroup);
 	if (vm_files_open(&files, req->config, true, e) || vmm_open_runtime_files(req->config, &files, e) ||
 	    (files.owner = owner_create(e)) < 0) {

@@ -592,8 +592,7 @@ static void meet(struct engine *g, const char *name)
 	char base[72];
 
 	snprintf(base, sizeof(base), "%s", name);
-	if (is_fresh_name(base))
-		base[strlen(base) - strlen(FRESH)] = 0;
+	strip_fresh(base);
 	if (!find(g, base) && strlen(base) <= REJUVENATION_MOST_NAME)
 		appear(g, base);
 }
