@@ -14,6 +14,7 @@ is_stopped() {
 	grep -q '^State:.T' "/proc/$daemon/status"
 }
 is_at_rest() {
+	kill -CONT $daemon # it stops each time that it comes to that state
 	rests=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
 	case $rests in idle | blocked | '') ;; *) return 1 ;; esac
 }
@@ -77,7 +78,6 @@ one() {
 	else
 		kill -9 "$victim"
 	fi
-	kill -CONT $daemon
 	wait_for 300 is_at_rest
 	stop_daemon
 	case $3 in
