@@ -34,7 +34,7 @@ stop_daemon() {
 	daemon=
 }
 get() {
-	curl -sf --unix-socket sock "http://vmbeam$1" ${2-} ${3-}
+	curl -sf -m 10 --unix-socket sock "http://vmbeam$1" ${2-} ${3-}
 }
 want() {
 	get /v1/hypervisors/hv/rejuvenate -X POST >/dev/null
