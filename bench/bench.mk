@@ -16,7 +16,7 @@ bench:                                    ## the paper's plots (BENCH_ARGS="quic
 		$(addprefix $(BENCH)/,stamp report stream qemu-move qemu10.stamp)
 	$(Q)DOCS='$(DOCS)' build/vmbeam bench $(BENCH_ARGS)
 
-$(BENCH)/report: $(addprefix bench/,report.c results.c results.h model.c model.h) vmm/base.c vmm/base.h
+$(BENCH)/report: $(wildcard $(foreach f,report page recordings results model,bench/$(f).c bench/$(f).h)) vmm/base.c vmm/base.h
 	@mkdir -p $(@D)
 	@echo "  CC   $@"
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) $(WARN) -o $@ $(filter %.c, $^) -ljansson -lm

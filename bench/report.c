@@ -7,8 +7,9 @@
  * the quartiles (of two runs, both).  Exit 1 if a run failed or nothing was measured.
  */
 #include "bench/model.h"
+#include "bench/page.h"
+#include "bench/recordings.h"
 #include "bench/results.h"
-
 #include "vmm/base.h"
 
 #include <err.h>
@@ -16,132 +17,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
-enum { RECORDED = 4096 }; /* lines of a recording, at most */
-
-static struct {
-	const char *dir;
-	FILE *html, *md; /* md: NULL */
-	const char *docs;
-} r;
-
-/* ---- the report */
-
-static void __attribute__((format(printf, 1, 2))) say(const char *fmt, ...)
-{
-	va_list ap;
-
-	va_start(ap, fmt);
-	fputs("<p>", r.html);
-	vfprintf(r.html, fmt, ap);
-	fputs("</p>\n", r.html);
-	va_end(ap);
-	if (!r.md)
-		return;
-	va_start(ap, fmt);
-	vfprintf(r.md, fmt, ap);
-	fputs("\n\n", r.md);
-	va_end(ap);
-}
-
-static void heading(const char *text)
-{
-	fprintf(r.html, "<h2>%s</h2>\n", text);
-	if (r.md)
-		fprintf(r.md, "## %s\n\n", text);
-}
-
-/* A row of a table; the first of each is its heading.  n 0: the table ends. */
-static void row(const char *const *cell, size_t n)
-{
-	static bool open;
-	const char *tag = open ? "td" : "th";
-
-	if (!n) {
-		fputs(open ? "</table>\n" : "", r.html);
-		if (open && r.md)
-			fputs("\n", r.md);
-		open = false;
-		return;
-	}
-	fputs(open ? "<tr>" : "<table><tr>", r.html);
-	for (size_t i = 0; i < n; i++) {
-		fprintf(r.html, "<%s>%s</%s>", tag, cell[i], tag);
-		if (r.md)
-			fprintf(r.md, "| %s ", cell[i]);
-	}
-	fputs("</tr>\n", r.html);
-	if (r.md) {
-		fputs("|\n", r.md);
-		for (size_t i = 0; i < n && !open; i++)
-			fputs(i ? "|---:" : "|---", r.md);
-		fputs(open ? "" : "|\n", r.md);
-	}
-	open = true;
-}
-
-static char *number(double x)
-{
-	return isnan(x) ? xstrdup("") : xasprintf(fabs(x) < 0.01 && x != 0 ? "%.2g" : fabs(x) < 10 ? "%.2f" : fabs(x) < 100 ? "%.1f" : "%.0f", x);
-}
-
-static char *cell_of(struct spread s)
-{
-	char *low = number(s.low), *median = number(s.median), *high = number(s.high), *text;
-
-	text = s.n > 1 ? xasprintf("%s (%s to %s; %zu)", median, low, high, s.n) : xstrdup(median);
-	free(low);
-	free(median);
-	free(high);
-	return text;
-}
-
-/* ---- plots: gnuplot reads the data with the script */
-
-static FILE *begin_plot(const char *name, const char *x, const char *y)
-{
-	FILE *f = popen("gnuplot", "w"); /* NOLINT(cert-env33-c): a command of our own */
-
-	if (!f)
-		err(1, "gnuplot");
-	fprintf(f,
-		"set terminal svg size 720,440 font 'sans,13' background 'white'\nset output '%s/%s.svg'\n"
-		"set xlabel '%s'\nset ylabel '%s'\nset grid\nset key outside top horizontal\nset style data linespoints\n"
-		"set style fill solid 0.6\nset boxwidth 0.6\n",
-		r.dir, name, x, y);
-	return f;
-}
-
-static void end_plot(FILE *f, const char *name)
-{
-	char *path = xasprintf("%s/%s.svg", r.dir, name), *copy = r.md ? xasprintf("%s/results/%s.svg", r.docs, name) : NULL, line[4096];
-	FILE *svg, *too = NULL;
-
-	fprintf(f, "set terminal pngcairo size 720,440\nset output '%s/%s.png'\nreplot\n", r.dir, name);
-	if (pclose(f))
-		errx(1, "gnuplot failed at %s", name);
-	svg = fopen(path, "re");
-	if (!svg)
-		err(1, "%s", path);
-	if (copy && !(too = fopen(copy, "we")))
-		err(1, "%s", copy);
-	/* Without what comes before it, it is a part of HTML. */
-	for (bool begun = false; fgets(line, sizeof(line), svg);) {
-		begun = begun || !strncmp(line, "<svg", 4);
-		if (begun)
-			fputs(line, r.html);
-		if (too)
-			fputs(line, too);
-	}
-	fclose(svg);
-	if (too && fclose(too))
-		err(1, "%s", copy);
-	free(path);
-	free(copy);
-	if (r.md)
-		fprintf(r.md, "![%s](results/%s.svg)\n\n", name, name);
-}
+static const char *dir; /* of the results */
 
 struct curves {
 	const char *name, *title, *y, *paper;
@@ -216,9 +93,7 @@ static void draw_curves(const struct curves *c)
 		for (size_t s = 0; s < SYSTEMS; s++)
 			if (any[s])
 				text[n++] = cell_of(spread_at(c, s, size, x[i]));
-		row((const char *const *)text, n);
-		for (size_t k = 0; k < n; k++)
-			free(text[k]);
+		take_row(text, n);
 	}
 	row(NULL, 0);
 }
@@ -252,9 +127,7 @@ static void draw_bars(const struct bars *b)
 		cells[0] = xstrdup(systems[s].title);
 		cells[1] = cell_of(v);
 		cells[2] = nest > 0 ? number(100 * v.median / nest) : xstrdup("");
-		row((const char *const *)cells, 3);
-		for (size_t k = 0; k < 3; k++)
-			free(cells[k]);
+		take_row(cells, 3);
 	}
 	row(NULL, 0);
 	if (!drawn) {
@@ -289,9 +162,7 @@ static void draw_rejuvenations(void)
 		cells[1] = cell_of(total);
 		cells[2] = cell_of(spread_of(&systems[s], MODEL_GUEST, 0, downtime_ms));
 		cells[3] = cell_of(spread_of(&systems[s], MODEL_GUEST, 0, cpu_ms));
-		row((const char *const *)cells, 4);
-		for (size_t i = 0; i < 4; i++)
-			free(cells[i]);
+		take_row(cells, 4);
 	}
 	row(NULL, 0);
 	if (!any)
@@ -364,7 +235,7 @@ static void draw_model(void)
 /* Writes lines "ms share" of column `which` (0: all), share of one CPU in %; whether there were any. */
 static bool write_trace(FILE *f, const char *system, double size, int which)
 {
-	char *path = xasprintf("%s/results.csv.d/%s-%g-0-1", r.dir, system, size), line[512];
+	char *path = xasprintf("%s/results.csv.d/%s-%g-0-1", dir, system, size), line[512];
 	FILE *in = fopen(path, "re");
 	double start = NAN, at = NAN, used = NAN;
 	bool any = false;
@@ -397,384 +268,22 @@ static bool write_trace(FILE *f, const char *system, double size, int which)
 
 static void draw_cpu(void)
 {
-	static const struct {
-		const char *system, *title;
-		int which;
-	} lines[] = {{"beam", "beam", 0}, {"nest", "nest", 0}, {"phys", "phys, source", 1}, {"phys", "phys, destination", 2}};
-	const char *separator = "";
-	bool there[ARRAY_LEN(lines)];
+	static const char *const names[] = {"beam", "nest", "phys", "phys"}, *const titles[] = {"beam", "nest", "phys, source", "phys, destination"};
+	static const int which[] = {0, 0, 1, 2};
+	bool there[ARRAY_LEN(names)];
 	FILE *f;
 
 	heading("P5: CPU use during one migration");
 	say("The paper: the peak of beam and nest is twice that of phys (both ends are on one machine).  Here: one run each of %g MiB, in %% of "
 	    "one CPU; the time axis is logarithmic, since the longest takes a hundred times as long as the shortest.", compared());
 	f = begin_plot("P5", "ms", "% of a CPU");
-	for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
-		fprintf(f, "$d%zu << EOD\n", i);
-		there[i] = write_trace(f, lines[i].system, compared(), lines[i].which);
-		fputs("EOD\n", f);
-	}
-	fputs("set logscale x\nset style data lines\nplot ", f);
-	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
-		if (there[i]) {
-			fprintf(f, "%s$d%zu title '%s' lw 2", separator, i, lines[i].title);
-			separator = ", ";
-		}
-	fputs("\n", f);
-	if (*separator) {
-		end_plot(f, "P5");
-		return;
-	}
-	pclose(f);
-	say("Not measured.");
-}
-
-/* ---- recordings: their first line is "# VERSION" */
-
-/* NULL: it is not there, or of another version. */
-static FILE *open_recording(const char *kind, const char *of)
-{
-	char *path = xasprintf("%s/results.csv.d/%s%s", r.dir, kind, of), line[200] = "";
-	FILE *in = fopen(path, "re");
-
-	free(path);
-	if (in && (!fgets(line, sizeof(line), in) || strncmp(line, "# ", 2) || strncmp(line + 2, results.version, strlen(results.version)) ||
-		   line[2 + strlen(results.version)] != '\n')) {
-		fclose(in);
-		return NULL;
-	}
-	return in;
-}
-
-/* ---- P9: requests a second while guests move */
-
-/* Means of what was answered before the first move, while they moved, and after the last; the least in a second of these. */
-struct throughput {
-	double before, while_moving, after, least, begin, end; /* requests/s; s */
-	size_t moves, n[3];
-};
-
-/* Writes the plot's lines "s rate"; whether there is anything. */
-static bool read_throughput(const char *system, FILE *plot, struct throughput *t)
-{
-	FILE *in = open_recording("throughput-", system);
-	char line[200];
-	double a, b;
-
-	*t = (struct throughput){.begin = NAN, .end = NAN, .least = INFINITY};
-	while (in && fgets(line, sizeof(line), in))
-		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
-			t->begin = fmin(t->begin, a);
-			t->end = fmax(t->end, b);
-			t->moves++;
-		}
-	if (in)
-		rewind(in);
-	while (in && fgets(line, sizeof(line), in)) {
-		double *sum;
-
-		if (sscanf(line, "rate %lf %lf", &a, &b) != 2)
-			continue;
-		fprintf(plot, "%.1f %.1f\n", a, b);
-		sum = a < t->begin ? &t->before : a > t->end + 1 ? &t->after : &t->while_moving;
-		t->n[sum == &t->before ? 0 : sum == &t->after ? 2 : 1]++;
-		*sum += b;
-		if (sum == &t->while_moving)
-			t->least = fmin(t->least, b);
-	}
-	if (in)
-		fclose(in);
-	t->before /= (double)t->n[0];
-	t->while_moving /= (double)t->n[1];
-	t->after /= (double)t->n[2];
-	return t->moves && t->n[0] && t->n[1] && t->n[2];
-}
-
-static void draw_throughput(void)
-{
-	static const char *const names[] = {"beam", "phys"}, *const titles[] = {"beam", "phys, 10 GbE, encrypted"};
-	static const char *const heads[] = {"", "guests moved", "in, s", "requests/s before", "meanwhile", "the least", "after"};
-	const char *separator = "";
-	struct throughput t[ARRAY_LEN(names)];
-	bool there[ARRAY_LEN(names)];
-	FILE *f;
-
-	heading("P9: requests answered a second while guests move one after another");
-	say("The paper: throughput sags, step by step, while virtual machines are copied.  Here: a web service in one guest, asked over the network by "
-	    "two clients as fast as it answers; it and ten small guests move one after another, it as the last.");
-	f = begin_plot("P9", "s", "requests a second");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
-		there[i] = read_throughput(names[i], f, &t[i]);
+		there[i] = write_trace(f, names[i], compared(), which[i]);
 		fputs("EOD\n", f);
 	}
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		for (double at = t[i].begin, k = 0; there[i] && k < 2; at = t[i].end, k++)
-			fprintf(f, "set arrow from first %g, graph 0 to first %g, graph 1 nohead dt %zu lc %zu\n", at, at, i + 2, i + 1);
-	fputs("set yrange [0:]\nset style data lines\nplot ", f);
-	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		if (there[i]) {
-			fprintf(f, "%s$d%zu title '%s' lw 2 lc %zu", separator, i, titles[i], i + 1);
-			separator = ", ";
-		}
-	fputs("\n", f);
-	if (!*separator) {
-		pclose(f);
-		say("Not measured.");
-		return;
-	}
-	end_plot(f, "P9");
-	row(heads, ARRAY_LEN(heads));
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		char *cells[] = {xstrdup(titles[i]), xasprintf("%zu", t[i].moves), number(t[i].end - t[i].begin), number(t[i].before),
-				 number(t[i].while_moving), number(t[i].least), number(t[i].after)};
-
-		if (there[i])
-			row((const char *const *)cells, ARRAY_LEN(cells));
-		for (size_t k = 0; k < ARRAY_LEN(cells); k++)
-			free(cells[k]);
-	}
-	row(NULL, 0);
-	say("Between the two lines of a colour its guests move.");
-}
-
-/* ---- a guest's own speed while it moves */
-
-static const struct {
-	const char *name, *title;
-} modes[] = {{"beam", "beam"}, {"cold", "beam, not warmed"}, {"host", "host"}, {"phys", "pre-copy, encrypted"}, {"post", "post-copy, encrypted"}};
-
-/* s of moving; ms for a GiB: medians before and after, the longest from its beginning to its end, the first second after that. */
-struct speed {
-	double took, before, worst, first, after;
-	bool there;
-};
-
-static struct speed read_speed(const char *mode, FILE *plot)
-{
-	FILE *in = open_recording("speed-", mode);
-	char line[200];
-	double began = NAN, ended = NAN, begin = NAN, total = NAN, t, tick, written, last_t = NAN, last_written = NAN, all[3][RECORDED];
-	size_t n[3] = {0};
-	struct speed s = {.worst = 0, .first = NAN};
-
-	while (in && fgets(line, sizeof(line), in)) {
-		double ms;
-		int part;
-
-		if (sscanf(line, "move %lf %lf %lf", &began, &ended, &total) == 3 || sscanf(line, "tick %lf %lf %lf", &tick, &t, &written) != 3)
-			continue;
-		begin = tick == began ? t : begin;
-		if (!isnan(last_t) && written > last_written) {
-			ms = (t - last_t) / 1e6 / ((written - last_written) / 1073741824);
-			part = tick <= began ? 0 : tick <= ended + 1 ? 1 : 2;
-			if (n[part] < RECORDED)
-				all[part][n[part]++] = ms;
-			if (part == 1)
-				s.worst = fmax(s.worst, ms);
-			if (part == 2 && isnan(s.first))
-				s.first = ms;
-			if (!isnan(begin))
-				fprintf(plot, "%.2f %.1f\n", (t - begin) / 1e9, ms);
-		}
-		if (isnan(last_t) || written > last_written) {
-			last_t = t;
-			last_written = written;
-		}
-	}
-	if (in)
-		fclose(in);
-	s.there = n[0] && n[1] && n[2];
-	if (!s.there)
-		return s;
-	s.took = total / 1e9;
-	qsort(all[0], n[0], sizeof(double), rising);
-	qsort(all[2], n[2], sizeof(double), rising);
-	s.before = all[0][n[0] / 2];
-	s.after = all[2][n[2] / 2];
-	return s;
-}
-
-static void draw_speed(void)
-{
-	static const char *const heads[] = {"ms for each GiB written", "before", "the slowest while it moves", "right after", "median after", "total of the move, s"};
-	struct speed s[ARRAY_LEN(modes)];
-	const char *separator = "";
-	FILE *f;
-
-	heading("A guest's own speed around its move");
-	say("A guest of 256 MiB writes 128 MiB over and over, as fast as it can; each quarter of a second it says how far it is.");
-	f = begin_plot("speed", "s since the move began", "ms for each GiB written");
-	for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
-		fprintf(f, "$d%zu << EOD\n", i);
-		s[i] = read_speed(modes[i].name, f);
-		fputs("EOD\n", f);
-	}
-	fputs("set logscale y\nset style data lines\nplot ", f);
-	for (size_t i = 0; i < ARRAY_LEN(modes); i++)
-		if (s[i].there) {
-			fprintf(f, "%s$d%zu title '%s' lw 2 lc %zu", separator, i, modes[i].title, i + 1);
-			separator = ", ";
-		}
-	fputs("\n", f);
-	if (!*separator) {
-		pclose(f);
-		say("Not measured.");
-		return;
-	}
-	end_plot(f, "speed");
-	row(heads, ARRAY_LEN(heads));
-	for (size_t i = 0; i < ARRAY_LEN(modes); i++) {
-		char *cells[] = {xstrdup(modes[i].title), number(s[i].before), number(s[i].worst), number(s[i].first), number(s[i].after), number(s[i].took)};
-
-		if (s[i].there)
-			row((const char *const *)cells, ARRAY_LEN(cells));
-		for (size_t k = 0; k < ARRAY_LEN(cells); k++)
-			free(cells[k]);
-	}
-	row(NULL, 0);
-}
-
-/* ---- lines "KEY... NUMBER" of a recording */
-
-/* Its figures in the lines that begin with `key`. */
-static struct spread recorded(const char *name, const char *key)
-{
-	FILE *in = open_recording(name, "");
-	char line[200];
-	double v[RECORDED];
-	size_t n = 0, len = strlen(key);
-
-	while (in && fgets(line, sizeof(line), in) && n < RECORDED)
-		if (!strncmp(line, key, len) && line[len] == ' ')
-			v[n++] = atof(line + len);
-	if (in)
-		fclose(in);
-	return spread_among(v, n);
-}
-
-static void draw_outside(void)
-{
-	static const char *const names[] = {"beam", "host", "phys"}, *const titles[] = {"beam", "host", "phys, 10 GbE, encrypted"};
-	static const char *const heads[] = {"ms", "longest gap, moved", "the same time, not moved", "downtime, by the engine"};
-	bool any = false;
-
-	heading("P3, as it is seen from outside");
-	say("The longest time between two answers of an idle guest of 64 MiB to UDP pings%s.",
-	    results_emulated() ? ", one every 20 ms: emulated, more would take all of the machine" : ", one a millisecond");
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		char *name = xasprintf("outside-%s", names[i]);
-		struct spread s[3] = {recorded(name, "gap"), recorded(name, "still"), recorded(name, "downtime")};
-		char *cells[4] = {xstrdup(titles[i])};
-
-		free(name);
-		for (size_t k = 0; k < 3; k++) {
-			s[k] = (struct spread){s[k].n, s[k].low / 1e6, s[k].median / 1e6, s[k].high / 1e6};
-			cells[k + 1] = cell_of(s[k]);
-		}
-		if (s[0].n && !any)
-			row(heads, ARRAY_LEN(heads));
-		any = any || s[0].n;
-		if (s[0].n)
-			row((const char *const *)cells, 4);
-		for (size_t k = 0; k < 4; k++)
-			free(cells[k]);
-	}
-	row(NULL, 0);
-	if (!any)
-		say("Not measured.");
-}
-
-static void draw_overhead(void)
-{
-	static const struct {
-		const char *job, *title;
-	} jobs[] = {{"cpu", "computing"}, {"mem", "memory that is there"}, {"touch", "memory that is fresh"}, {"exit", "exits"}, {"io", "a disk's requests"}};
-	static const char *const heads[] = {"job, ms", "on the host", "in a guest hypervisor", "times"};
-	bool any = false;
-
-	heading("What nesting costs while nothing moves");
-	say("The paper cites 6 to 8 %% as what can be reached.  Jobs that a guest times itself; on the host it is de-virtualised: no hypervisor is "
-	    "under it but the host's.%s", results_emulated() ? "  Emulated, an exit of a nested guest costs far more than it would." : "");
-	for (size_t i = 0; i < ARRAY_LEN(jobs); i++) {
-		char *keys[2] = {xasprintf("job plain %s", jobs[i].job), xasprintf("job nested %s", jobs[i].job)};
-		struct spread plain = recorded("overhead", keys[0]), nested = recorded("overhead", keys[1]);
-		char *cells[4];
-
-		free(keys[0]);
-		free(keys[1]);
-		if (!plain.n || !nested.n)
-			continue;
-		if (!any)
-			row(heads, ARRAY_LEN(heads));
-		any = true;
-		cells[0] = xstrdup(jobs[i].title);
-		cells[1] = number(plain.median / 1e6);
-		cells[2] = number(nested.median / 1e6);
-		cells[3] = number(nested.median / plain.median);
-		row((const char *const *)cells, 4);
-		for (size_t k = 0; k < 4; k++)
-			free(cells[k]);
-	}
-	row(NULL, 0);
-	if (!any)
-		say("Not measured.");
-}
-
-static void draw_connections(void)
-{
-	static const char *const heads[] = {"connections", "TLS 1.3, GB/s", "plain TCP, GB/s"};
-	struct spread cipher = recorded("connections", "cipher 1");
-
-	heading("The engine over several connections");
-	if (!cipher.n) {
-		say("Not measured.");
-		return;
-	}
-	say("Memory of 2 GiB from one process to another over loopback, without a VM; not emulated.  Encrypting and decrypting alone, the same two CPUs "
-	    "would do %.2f GB/s.", cipher.median);
-	row(heads, ARRAY_LEN(heads));
-	for (int n = 1; n <= 8; n *= 2) {
-		char *keys[2] = {xasprintf("tls %d", n), xasprintf("plain %d", n)};
-		char *cells[3] = {xasprintf("%d", n), cell_of(recorded("connections", keys[0])), cell_of(recorded("connections", keys[1]))};
-
-		row((const char *const *)cells, 3);
-		for (size_t k = 0; k < 3; k++)
-			free(cells[k]);
-		free(keys[0]);
-		free(keys[1]);
-	}
-	row(NULL, 0);
-}
-
-/* ---- P10: what the ageing monitor recorded */
-
-static void draw_ageing(void)
-{
-	static const char *const names[] = {"memory_available", "disk_available"}, *const titles[] = {"memory", "disk"};
-	FILE *in = open_recording("ageing", ""), *f;
-	char line[200], name[64];
-	double hours, value;
-
-	heading("P10: what is free in an ageing hypervisor");
-	say("The paper: both fall steadily.  Here the leaks are made: of the memory of a process and of files, while guests come and go; time is "
-	    "compressed 60 times.");
-	if (!in) {
-		say("Not measured.");
-		return;
-	}
-	f = begin_plot("P10", "hours", "available, MiB");
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		rewind(in);
-		fprintf(f, "$d%zu << EOD\n", i);
-		while (fgets(line, sizeof(line), in))
-			if (sscanf(line, "%lf,%63[^,],%lf", &hours, name, &value) == 3 && !strcmp(name, names[i]))
-				fprintf(f, "%g %g\n", hours, value);
-		fputs("EOD\n", f);
-	}
-	fclose(in);
-	fprintf(f, "set yrange [0:]\nset style data lines\nplot $d0 title '%s' lw 2, $d1 title '%s' lw 2\n", titles[0], titles[1]);
-	end_plot(f, "P10");
+	fputs("set logscale x\n", f);
+	end_lines(f, "P5", titles, there, ARRAY_LEN(names));
 }
 
 /* ---- what it should show */
@@ -782,7 +291,7 @@ static void draw_ageing(void)
 /* The phase of `system` that takes longest, by the engine's account of its first run; the caller's. */
 static char *longest_phase(const char *system, double size, double rate)
 {
-	char *path = xasprintf("%s/results.csv.d/%s-%g-%g-1.json", r.dir, system, size, rate), *text = NULL;
+	char *path = xasprintf("%s/results.csv.d/%s-%g-%g-1.json", dir, system, size, rate), *text = NULL;
 	json_t *move = json_load_file(path, 0, NULL), *one;
 	double most = 0;
 	size_t i;
@@ -853,17 +362,6 @@ static void draw_aims(void)
 
 /* ---- all of it */
 
-static FILE *create(const char *dir, const char *name)
-{
-	char *path = xasprintf("%s/%s", dir, name);
-	FILE *f = fopen(path, "we");
-
-	if (!f)
-		err(1, "%s", path);
-	free(path);
-	return f;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct curves curves[] = {
@@ -887,21 +385,10 @@ int main(int argc, char **argv)
 
 	if (argc != 2 && (argc != 4 || strcmp(argv[2], "--docs") != 0))
 		errx(2, "usage: report DIR [--docs DIR]");
-	r.dir = argv[1];
-	results_read(r.dir);
-	r.html = create(r.dir, "report.html");
-	if (argc == 4) {
-		char *plots = xasprintf("%s/results", argv[3]);
-
-		r.docs = argv[3];
-		mkdir(plots, 0755);
-		free(plots);
-		r.md = create(r.docs, "results.md");
-		fprintf(r.md, "# Results\n\nWritten by `vmbeam bench`; not by hand.\n\n");
-	}
-	fprintf(r.html, "<!doctype html><meta charset=utf-8><title>vmbeam bench</title><style>body{font:15px sans-serif;max-width:60em;"
-			"margin:2em auto}table{border-collapse:collapse}td,th{padding:.2em .6em;border:1px solid #bbb;text-align:right}"
-			"td:first-child,th:first-child{text-align:left}</style><h1>vmbeam bench</h1>\n");
+	dir = argv[1];
+	results_read(dir);
+	recordings_of(dir);
+	page_begin(dir, argc == 4 ? argv[3] : NULL);
 	say("vmbeam %s, %s; %zu runs, the last begun %s; %zu that failed and %zu of other versions are left out.", results.version, results.machine, results.n, results.call,
 	    results.failed, results.others);
 	if (results_emulated())
@@ -925,9 +412,7 @@ int main(int argc, char **argv)
 	draw_connections();
 	draw_rejuvenations();
 	draw_model();
-	fclose(r.html);
-	if (r.md)
-		fclose(r.md);
-	printf("%s/report.html: %zu runs, %zu failed\n", r.dir, results.n, results.failed);
+	page_end();
+	printf("%s/report.html: %zu runs, %zu failed\n", dir, results.n, results.failed);
 	return results.failed > 0;
 }

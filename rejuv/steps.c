@@ -219,17 +219,15 @@ static int guests_of(const char *name)
 	return n;
 }
 
-/* NAME.new may be the name of anything. */
-static int check_fresh(const struct rejuvenation *r, struct error *e)
+/* What NAME.new says of itself; it may be the name of anything. */
+static int fresh_info(const struct rejuvenation *r, Vmb__Reply **reply, struct error *e)
 {
-	Vmb__Reply *reply;
-	bool hypervisor;
-
-	if (vm_info(r->fresh, &reply, e))
+	if (vm_info(r->fresh, reply, e))
 		return -1;
-	hypervisor = reply->info->config->window;
-	vmb__reply__free_unpacked(reply, NULL);
-	return hypervisor ? 0 : error_set(e, "%s is no guest hypervisor, and has the name that a fresh one needs", r->fresh);
+	if ((*reply)->info->config->window)
+		return 0;
+	vmb__reply__free_unpacked(*reply, NULL);
+	return error_set(e, "%s is no guest hypervisor, and has the name that a fresh one needs", r->fresh);
 }
 
 int rejuvenation_end(const char *name, struct error *e)
@@ -241,10 +239,12 @@ int rejuvenation_end(const char *name, struct error *e)
 int rejuvenation_prepare(struct rejuvenation *r, struct error *e)
 {
 	uint64_t begin = clock_ns();
+	Vmb__Reply *reply;
 
-	if (runtime_is_held(r->fresh) && check_fresh(r, e))
-		return -1;
 	if (runtime_is_held(r->fresh)) { /* one that was interrupted */
+		if (fresh_info(r, &reply, e))
+			return -1;
+		vmb__reply__free_unpacked(reply, NULL);
 		rejuvenation_say(r, "%s is there already", r->fresh);
 		if (!rejuvenation_look_at_fresh(r, r->fresh, e))
 			return 0;
@@ -498,7 +498,7 @@ int rejuvenation_back(struct rejuvenation *r, struct error *e)
 		runtime_clear(r->fresh, 0);
 		return 0;
 	}
-	if (check_fresh(r, e) || vm_info(r->fresh, &reply, e))
+	if (fresh_info(r, &reply, e))
 		return -1;
 	result = name_guests(r, reply->info, r->fresh, e);
 	if (!result)

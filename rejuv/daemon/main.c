@@ -217,7 +217,7 @@ static int shut_down(const char *path)
 {
 	struct error e;
 	struct config *c = config_read(path, &e);
-	char *program = cli_program("vmbeam"), timeout[24] = "90", **argv;
+	char *program = cli_program("vmbeam"), timeout[24], **argv;
 	size_t n = 0, most = 6;
 
 	if (!c)
@@ -225,12 +225,13 @@ static int shut_down(const char *path)
 	for (const struct vm_policy *v = c ? c->vms : NULL; v; v = v->next)
 		most += 2;
 	argv = xcalloc(most, sizeof(*argv));
-	if (c)
-		snprintf(timeout, sizeof(timeout), "%.0f", fmin(c->shutdown_timeout, 86400));
 	argv[n++] = program;
 	argv[n++] = (char *)(uintptr_t) "shutdown";
-	argv[n++] = (char *)(uintptr_t) "--timeout";
-	argv[n++] = timeout;
+	if (c) {
+		snprintf(timeout, sizeof(timeout), "%.0f", fmin(c->shutdown_timeout, 86400));
+		argv[n++] = (char *)(uintptr_t) "--timeout";
+		argv[n++] = timeout;
+	}
 	for (const struct vm_policy *v = c ? c->vms : NULL; v; v = v->next)
 		if (v->shutdown != SHUTDOWN_YES) {
 			argv[n++] = (char *)(uintptr_t)(v->shutdown == SHUTDOWN_LAST ? "--last" : "--force");

@@ -40,6 +40,20 @@ end() {
 	wait_for 20 no_steps # a step outlives the daemon
 	runs=$((runs + 1))
 }
+# hold: it is replaced in place, and cut off while its guests are held.
+hold() {
+	reset "methods = warm
+	step-timeout = 2s"
+	: >hang-replace
+	begin X=
+	check "$what" want
+	wait_for 30 grep -q 'not over in time' vmbeamd.log
+}
+# killed: the daemon is dead, or is now.
+killed() {
+	kill -9 $daemon 2>/dev/null || true
+	wait $daemon 2>/dev/null || true
+}
 no_steps() {
 	! pgrep -f "$T/bin/vmbeam " >/dev/null
 }
@@ -168,17 +182,11 @@ at hv
 end
 
 what="replaced, and cut off while its guests are held"
-reset "methods = warm
-	step-timeout = 2s"
-: >hang-replace
-begin X=
-check "$what" want
-wait_for 30 grep -q 'not over in time' vmbeamd.log
+hold
 ! get /v1/hypervisors/hv/rejuvenate -X DELETE || fail "$what: it could be cancelled"
 sleep 6 # it is not there, and not forgotten
 [ "$(get /v1/hypervisors | grep -c '"hypervisor": "hv"')" = 1 ] || fail "$what: $(get /v1/hypervisors)"
-kill -9 $daemon
-wait $daemon 2>/dev/null || true
+killed
 rm hang-replace
 start_daemon X=
 wait_for 40 done_is completed
@@ -199,11 +207,6 @@ wait_for 20 done_is completed
 at hv
 end
 
-# killed: the daemon is dead, or is now.
-killed() {
-	kill -9 $daemon 2>/dev/null || true
-	wait $daemon 2>/dev/null || true
-}
 lose_journal() {
 	rm -f state/journal.db-*
 	echo "no journal at all" >state/journal.db
@@ -231,12 +234,7 @@ start_daemon X=
 went_on
 
 what="the journal is lost while guests are held, and their hypervisor is gone"
-reset "methods = warm
-	step-timeout = 2s"
-: >hang-replace
-begin X=
-check "$what" want
-wait_for 30 grep -q 'not over in time' vmbeamd.log
+hold
 killed
 wait_for 20 no_steps
 lose_journal
