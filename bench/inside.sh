@@ -21,6 +21,7 @@ rm -rf $T && mkdir -p $T "$results.d" && cd $T || exit 1
 export VMBEAM_STATE_DIR=$T/state VMBEAM_CGROUP=
 . "$TOP/tests/lab/lib.sh"
 . "$TOP/bench/nest/lib.sh"
+. "$TOP/bench/qemu-lib.sh"
 
 # What each system's processes use is counted in cgroups of its own: beam, host, nest, here, there, qemu.
 mountpoint -q $CGROUPS || mount -t cgroup2 cgroup2 $CGROUPS || fail "no cgroups"
@@ -52,31 +53,36 @@ run() {
 	check "start $name" $prefix vmbeam run "$name" --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append "$(options)" \
 		--memory "${size}M" --serial "$T/$name.log" --detach "$@" >/dev/null
 }
-last_tick() {
-	sed -n 's/^tick \([0-9]*\) .* sum=.*/\1/p' "$1" | tail -n 1
-}
-ticked() { # LOG NUMBER
-	now=$(last_tick "$1")
-	[ "${now:--1}" -ge "$2" ]
-}
-
 sum_of() { # COMMAND: of the numbers it prints
 	"$@" | awk '{ s += $1 } END { printf "%.0f", s }'
 }
 
-beam_up() {
-	[ ! -e /run/vmbeam/hv-a ] || return 0
-	for hv in hv-a hv-b; do
-		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 8G >/dev/null
+# A pair of hypervisors, NAME-a and NAME-b, for guests that go from one to the other.
+pair_up() { # NAME MEMORY WINDOW
+	for hv in "$1-a" "$1-b"; do
+		check "$hv" within beam vmbeam hypervisor start "$hv" --memory "$2" --window "$3" >/dev/null
 	done
 }
+other_of() { # GUEST: that of the pair where it is not
+	at=$(info_of "$1" placement)
+	case $at in *-a) echo "${at%a}b" ;; *) echo "${at%b}a" ;; esac
+}
+pair_down() { # NAME
+	for hv in "$1-a" "$1-b"; do
+		check "stop $hv" vmbeam hypervisor stop "$hv"
+	done
+}
+beam_to() { # GUEST [OPTION...]
+	g=$1 to=$(other_of "$1")
+	shift
+	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate "$g" --to "$to" "$@" --json >move.json
+}
+
+beam_up() { [ -e /run/vmbeam/hv-a ] || pair_up hv 512M 8G; }
 beam_start() { run beam within beam -- --in hv-a; }
 beam_stop() { check "stop beam" vmbeam stop beam --timeout 60; }
-beam_move() {
-	[ "$(info_of beam placement)" = hv-a ] && to=hv-b || to=hv-a
-	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate beam --to $to "$@" --json >move.json
-}
-cold_move() { beam_move --no-warm; }
+beam_move() { beam_to beam; }
+cold_move() { beam_to beam --no-warm; }
 
 # (The guest is that of beam; its hypervisor is started anew under it.)
 warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate "$(info_of beam placement)" --method warm --json >move.json; }
@@ -94,11 +100,8 @@ small_start() {
 	echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 }
 small_stop() { check "stop small" vmbeam stop small --timeout 60; }
-small_move() {
-	[ "$(info_of small placement)" = hv-a ] && to=hv-b || to=hv-a
-	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate small --to $to "$@" --json >move.json
-}
-small_cold_move() { small_move --no-warm; }
+small_move() { beam_to small; }
+small_cold_move() { beam_to small --no-warm; }
 
 host_up() { :; }
 host_start() { run host within host --; }
@@ -170,9 +173,8 @@ phys_move() { phys_to 7000 tls "--tls certs" 1gbit; }
 phys10_move() { phys_to 7000 tls "--tls certs" 10gbit; }
 plain_phys_move() { phys_to 7001 tcp --insecure 10gbit; }
 
-# QEMU 10.0 (qemu-fetch.sh), with programs and firmware in memory, not on the lab's slow 9p, as ours are.
 qemu_up() {
-	cp -r "$TOP/build/bench/qemu10/root" . && cp "$LAB/vmlinuz" "$GUESTS/beat.cpio" . || fail "no QEMU"
+	qemu_files
 	check certs vmbeam certs qemu-certs >/dev/null
 	phys_up
 }
@@ -180,20 +182,14 @@ qemu_up() {
 qemu() {
 	n=$1 ns=$2
 	shift 2
-	lib=$T/root/usr/lib/x86_64-linux-gnu
-	# XSAVE: KVM under TCG gets it wrong; vmbeam hides it there, for QEMU's guest this does.
-	"$@" ip netns exec "$ns" env LD_LIBRARY_PATH="$T/root/lib/x86_64-linux-gnu:$lib" "$T/root/usr/bin/qemu-system-x86_64" \
-		-L "$T/root/usr/share/qemu" -L "$T/root/usr/share/seabios" -pidfile "$T/qemu.pid$n" -nodefaults -no-user-config \
-		-display none -accel kvm -cpu host -m "${size}M" -object "memory-backend-memfd,id=ram,size=${size}M,share=on" \
-		-machine q35,memory-backend=ram,aux-ram-share=on -chardev "file,id=serial,path=$T/qemu.log,append=on" -serial chardev:serial \
-		-object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
-		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" \
-		-qmp "unix:$T/qmp$n,server=on,wait=off" -kernel "$T/vmlinuz" -initrd "$T/beat.cpio" -append "$(options) noxsave"
+	qemu_vm "$n" qemu.log "$size" "$(options)" -object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
+		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" -- \
+		within qemu ip netns exec "$ns" env LD_LIBRARY_PATH="$qemu_libs" "$@"
 }
 qemu_start() {
 	qemu_at=here qemu_other=there qemu_n=1
 	rm -f qemu.log qemu.pid* qmp*
-	qemu 1 here within qemu >qemu.out 2>&1 &
+	qemu 1 here >qemu.out 2>&1 &
 	wait_for 60 test -s qemu.pid1
 }
 qemu_stop() {
@@ -226,7 +222,7 @@ rejuv_start() {
 		run "rejuv_$1$([ "$i" = 1 ] || echo "-$i")" within beam -- --in "hv-$1"
 	done
 	for i in $(seq 2 "$1"); do
-		wait_for 120 ticked "rejuv_$1-$i.log" 1
+		wait_for 600 reached seq 1 "rejuv_$1-$i.log"
 	done
 }
 rejuv_stop() {
@@ -258,7 +254,7 @@ is_up() { # GUEST: its memory is filled, and it has ticked so often
 	if [ "$1" = nest ]; then
 		nest_ticked 5
 	else
-		ticked "$1.log" 5
+		reached seq 5 "$1.log"
 	fi
 }
 # The longest time that its real-time thread had no CPU, as its first ticks after the move tell.
@@ -268,7 +264,7 @@ gap_of() {
 		wait_for 60 nest_ticked 0
 		inside $nest_at "head -n 3 /tmp/nest.log" >after
 	else
-		wait_for 60 ticked "$g.log" $((before + 2))
+		wait_for 60 reached seq $((before "$g.log" + 2))
 		awk -v n="$before" '$1 == "tick" && $2 > n && $2 <= n + 2' "$g.log" >after
 	fi
 	sed -n 's/.* maxgap=\([0-9]*\) .*/\1/p' after | sort -n | tail -n 1
@@ -276,7 +272,7 @@ gap_of() {
 measure() {
 	system=$1 guest=$(guest_of "$1") wire=
 	meter="--base $BASE_MS --every $EVERY_MS"
-	before=$([ "$guest" = nest ] || last_tick "$guest.log")
+	before=$([ "$guest" = nest ] || last_of seq "$guest.log")
 	"${system}_move" || fail "$system: $(cat move.json) $(cat err)"
 	gap=$(gap_of "$guest")
 	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' stamp.t)
@@ -323,7 +319,7 @@ web_up() { # [COMMAND...]: which starts it; its tap is made by then
 	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
 		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=10.97.9.2/24" >/dev/null
 	for i in $(seq $SMALL); do
-		wait_for 200 ticked "small-$i.log" 1
+		wait_for 200 reached seq 1 "small-$i.log"
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
 	rm -f web.load
@@ -357,9 +353,7 @@ web_down() { # NAME: its recording
 	} | recorded "$1"
 }
 throughput_beam() {
-	for hv in web-a web-b; do
-		check "$hv" within beam vmbeam hypervisor start $hv --memory 768M --window 2G >/dev/null
-	done
+	pair_up web 768M 2G
 	make_tap web 10.97.9.1/24
 	size=64 rate=0
 	for i in $(seq $SMALL); do
@@ -373,9 +367,7 @@ throughput_beam() {
 	for g in $(seq -f small-%g $SMALL) web; do
 		vmbeam stop "$g" --force
 	done
-	for hv in web-a web-b; do
-		check "stop" vmbeam hypervisor stop $hv
-	done
+	pair_down web
 	ip link del web
 }
 # A network that reaches both machines, with a tap `web` in each.
@@ -417,7 +409,7 @@ outside_up() { # ADDRESS PREFIX... -- OPTION...
 	shift
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.rate=idle beat.mem=16M beat.net=$address_seen/24"; }
 	run seen "$@"
-	wait_for 300 ticked seen.log 2
+	wait_for 300 reached seq 2 seen.log
 	every=1
 	case $constants in *,emulated,*) every=20 ;; esac
 	beatpeer "$address_seen" --rate 1000 --interval $every >peer.json 2>peer.err &
@@ -446,19 +438,15 @@ outside_down() { # NAME
 	recorded "$1" <gaps
 }
 outside_beam() {
-	for hv in out-a out-b; do
-		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 1G >/dev/null
-	done
+	pair_up out 512M 1G
 	make_tap out 10.96.1.1/24
 	outside_up 10.96.1.2 within beam -- --in out-a --net tap=out
 	for i in $(seq $PINGS); do
-		outside_moved vmbeam migrate seen --to "$([ "$(info_of seen placement)" = out-a ] && echo out-b || echo out-a)" --json
+		outside_moved vmbeam migrate seen --to "$(other_of seen)" --json
 	done
 	outside_down outside-beam
 	check "stop" vmbeam stop seen --force
-	for hv in out-a out-b; do
-		check "stop" vmbeam hypervisor stop $hv
-	done
+	pair_down out
 	ip link del out
 }
 outside_host() {
@@ -490,13 +478,13 @@ speed_up() { # SYSTEM PREFIX... -- [OPTION...]: with a guest of the name speed
 	shift
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=250 beat.threads=1 beat.thp=1 beat.mem=128M beat.full=1000000000"; }
 	run speed "$@"
-	wait_for 300 ticked speed.log $SPEED_TICKS
+	wait_for 300 reached seq $SPEED_TICKS speed.log
 }
 speed_moves() { # COMMAND...
-	began=$(last_tick speed.log)
+	began=$(last_of seq speed.log)
 	check "move" "$@" >move.json
-	ended=$(last_tick speed.log)
-	wait_for 120 ticked speed.log $((ended + SPEED_TICKS))
+	ended=$(last_of seq speed.log)
+	wait_for 120 reached seq $((ended speed.log + SPEED_TICKS))
 	# (mono and written of each tick; the ticks between which it moved)
 	{
 		echo "move $began $ended $(json move.json total_ns)"
@@ -505,18 +493,14 @@ speed_moves() { # COMMAND...
 	} | recorded "speed-$system"
 }
 speed_beam() {
-	for hv in speed-a speed-b; do
-		check "$hv" within beam vmbeam hypervisor start $hv --memory 512M --window 1G >/dev/null
-	done
+	pair_up speed 512M 1G
 	speed_up beam within beam -- --in speed-a
 	speed_moves vmbeam migrate speed --to speed-b --json
 	sleep 2
 	system=cold
 	speed_moves vmbeam migrate speed --to speed-a --no-warm --json
 	check "stop" vmbeam stop speed --force
-	for hv in speed-a speed-b; do
-		check "stop" vmbeam hypervisor stop $hv
-	done
+	pair_down speed
 }
 speed_host() {
 	speed_up host within host --

@@ -10,35 +10,27 @@ set -u
 SETTLE=30 AFTER=20 TRACE_KIB=32768
 results=$1 cpus=$2 huge=$3 constants=$4
 shift 4
-top=$(pwd)
-# shellcheck source=tests/lab/lib.sh
-. "$top/tests/lab/lib.sh"
+TOP=$(pwd)
+. "$TOP/tests/lab/lib.sh"
+. "$TOP/bench/qemu-lib.sh"
 
-# Programs, firmware and kernel are in memory for both, not on the lab's slow 9p.
+# Ours are in memory, too.
 work=/tmp/bench
 mkdir -p $work/bin && cd $work || exit 1
-cp "$top/build/vmbeam" "$top/build/bench/stamp" "$top/build/bench/qemu-move" "$top/build/guests/beatcheck" bin
-cp -r "$top/build/bench/qemu10/root" . && cp "$top/build/lab/vmlinuz" "$top/build/guests/beat.cpio" . || exit 1
-export PATH="$work/bin:$work/root/usr/bin:$PATH"
-export LD_LIBRARY_PATH=$work/root/lib/x86_64-linux-gnu:$work/root/usr/lib/x86_64-linux-gnu
-# XSAVE: KVM under TCG gets it wrong; vmbeam hides it there, for QEMU's guest this does.
-append="console=ttyS0 quiet panic=-1 noxsave beat.mem=50%"
+cp "$TOP/build/vmbeam" "$TOP/build/bench/stamp" "$TOP/build/bench/qemu-move" "$TOP/build/guests/beatcheck" bin || exit 1
+qemu_files
+export PATH="$work/bin:$PATH" LD_LIBRARY_PATH="$qemu_libs"
+append="console=ttyS0 quiet panic=-1 beat.mem=50%"
 
-# qemu N PREFIX...: runs PREFIX with the command line of the VM's N-th QEMU.
+# qemu N [PREFIX...]
 qemu() {
 	n=$1
 	shift
-	"$@" qemu-system-x86_64 -L $work/root/usr/share/qemu -L $work/root/usr/share/seabios -pidfile "pid$n" \
-		-nodefaults -no-user-config -display none -accel kvm -cpu host -smp "$cpus" \
-		-m "${size}M" -object "memory-backend-memfd,id=ram,size=${size}M,share=on${huge:+,hugetlb=on}" \
-		-machine q35,memory-backend=ram,aux-ram-share=on \
-		-chardev file,id=serial,path=log,append=on -serial chardev:serial \
-		-qmp "unix:qmp$n,server=on,wait=off" \
-		-kernel "$work/vmlinuz" -initrd "$work/beat.cpio" -append "$append"
+	qemu_vm "$n" log "$size" "$append" -smp "$cpus" -- "$@"
 }
 vmbeam_run() {
 	stamp run.t -- vmbeam run bench --kernel "$work/vmlinuz" --initrd "$work/beat.cpio" \
-		--append "$append" --memory "${size}M" --cpus "$cpus" ${huge:+--hugepages} --serial "$PWD/log" --detach
+		--append "$append noxsave" --memory "${size}M" --cpus "$cpus" ${huge:+--hugepages} --serial "$PWD/log" --detach
 }
 
 figure() {
@@ -46,13 +38,6 @@ figure() {
 }
 at() { # FILE WHAT: a time that `stamp` took
 	sed -n "s/^$2 //p" "$1"
-}
-last() { # KEY: of the last tick in the log that is complete
-	sed -n 's/^tick \([0-9]*\) \(.* sum=....\).$/seq=\1 \2/p' log | tail -n 1 | tr ' ' '\n' | sed -n "s/^$1=//p"
-}
-reached() { # KEY NUMBER
-	now=$(last "$1")
-	[ "${now:--1}" -ge "$2" ]
 }
 
 # KVM's own tracepoints say when guests really run, whoever's they are.  They stay on: switching one
@@ -105,23 +90,23 @@ run() {
 	trace_on
 	if [ "$1" = qemu ]; then
 		qemu 1 stamp run.t -- 2>err &
-		wait_for 60 test -s pid1
-		pid=$(cat pid1)
+		wait_for 60 test -s qemu.pid1
+		pid=$(cat qemu.pid1)
 	else
 		vmbeam_run || fail "vmbeam run"
 		vmbeam info bench --json >info.json
 		pid=$(json info.json pid)
 		figure own_start_ns $(($(json info.json first_run_ns) - $(at run.t start)))
 	fi
-	wait_for 120 reached seq 0
+	wait_for 120 reached seq 0 log
 	first=$(first_entry "$pid")
 	[ -n "$first" ] || fail "process $pid: no kvm_entry seen"
 	figure start_ns $((first - $(at run.t start)))
-	wait_for 120 reached seq $SETTLE
-	wait_for 120 reached passes 2
+	wait_for 120 reached seq $SETTLE log
+	wait_for 120 reached passes 2 log
 	memory "$pid"
 
-	before=$(last seq)
+	before=$(last_of seq log)
 	trace_on
 	case $1 in
 	qemu) qemu 2 stamp move.t --gone "$pid" -- qemu-move cpr qmp1 qmp2 channel -- >move 2>err ;;
@@ -129,7 +114,7 @@ run() {
 	vmbeam-no-warm) stamp move.t --gone "$pid" -- vmbeam migrate bench --to fresh --no-warm --json >move 2>err ;;
 	esac || fail "handover: $(tail -n 1 err)"
 	echo 0 >$trace/tracing_on
-	after=$(last seq)
+	after=$(last_of seq log)
 	end=$(at move.t end)
 	[ "$(at move.t gone)" -lt "$end" ] || end=$(at move.t gone)
 	wall=$((end - $(at move.t start)))
@@ -145,7 +130,7 @@ run() {
 	fi
 	figure wall_ns $wall
 	if [ "$1" = qemu ]; then
-		new=$(cat pid2)
+		new=$(cat qemu.pid2)
 	else
 		vmbeam info bench --json >info.json
 		new=$(json info.json pid)
@@ -153,7 +138,7 @@ run() {
 	black=$(blackout "$new")
 	[ -n "$black" ] || fail "process $new took over from $pid: no kvm_entry seen"
 	figure blackout_ns "$black"
-	wait_for 120 reached seq $((after + AFTER))
+	wait_for 120 reached seq $((after + AFTER)) log
 	figure gap_ns "$(gap $((before + 1)) $((after + 1)))"
 }
 
@@ -163,11 +148,11 @@ one() {
 	outcome=ok
 	(run "$1") >out 2>&1 || outcome="$(tail -n 1 out | tr ',"' '; ')"
 	if [ "$1" = qemu ]; then
-		for p in pid1 pid2; do
+		for p in qemu.pid1 qemu.pid2; do
 			[ ! -s $p ] || kill "$(cat $p)" 2>/dev/null
 		done
 		# shellcheck disable=SC2046 # several numbers
-		wait_for 30 sh -c "! kill -0 $(cat pid1 pid2 2>/dev/null | tr '\n' ' ')"
+		wait_for 30 sh -c "! kill -0 $(cat qemu.pid1 qemu.pid2 2>/dev/null | tr '\n' ' ')"
 	else
 		vmbeam stop bench --force >/dev/null 2>&1
 	fi
@@ -181,7 +166,7 @@ one() {
 	cd ..
 }
 
-qemu-system-x86_64 --version >/dev/null && vmbeam help >/dev/null || exit 1
+"$qemu_root/usr/bin/qemu-system-x86_64" --version >/dev/null && vmbeam help >/dev/null || exit 1
 [ -d $trace/events ] || mount -t tracefs tracefs $trace || exit 1
 [ -d $trace/events/kvm ] || modprobe -q kvm-amd || modprobe -q kvm-intel
 echo mono >$trace/trace_clock

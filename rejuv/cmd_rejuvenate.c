@@ -156,7 +156,7 @@ static int run_alone(struct command *c, struct error *e)
 	int lock, result;
 
 	c->phase = "look";
-	if (!runtime_is_held(r->name) && !runtime_is_held(r->fresh))
+	if (!runtime_is_held(r->name) && !runtime_is_held(r->fresh) && !is_replacing(r->name))
 		return run(c, e); /* which says so */
 	lock = rejuvenation_lock(r->name, e);
 	if (lock < 0)
@@ -202,6 +202,8 @@ static int step_replace(struct command *c, struct error *e)
 
 static int step_back(struct command *c, struct error *e)
 {
+	if (is_replacing(c->r.name) && rejuvenation_give_up(&c->r, e))
+		return -1;
 	return rejuvenation_back(&c->r, e);
 }
 
@@ -263,9 +265,9 @@ static json_t *report(const struct command *c, int result, uint64_t ns, const st
 	for (size_t i = 0; i < r->nguests; i++)
 		json_array_append_new(names, json_string(r->guests[i]));
 	vm_identity(r->name, identity, sizeof(identity));
-	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:o, s:s, s:O}", "hypervisor", r->name, "method", c->method, "outcome",
+	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:b, s:b, s:I, s:I, s:I, s:o, s:s, s:O}", "hypervisor", r->name, "method", c->method, "outcome",
 		      result ? "failed" : "completed", "error", result ? e->text : "", "failed_phase", result ? c->phase : "", "dry_run",
-		      c->dry_run, "total_ns", (json_int_t)ns, "available_before_bytes", (json_int_t)r->available[0],
+		      c->dry_run, "held", r->held, "total_ns", (json_int_t)ns, "available_before_bytes", (json_int_t)r->available[0],
 		      "available_after_bytes", (json_int_t)r->available[1], "names", names, "identity", identity, "guests", r->moves);
 	return j;
 }

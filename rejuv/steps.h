@@ -26,6 +26,7 @@ struct rejuvenation {
 	Vmb__Reply *old; /* its info; it is there that the guests' names are */
 	uint64_t available[2]; /* bytes, before and after */
 	json_t *moves;
+	bool held; /* guests are, and run nowhere: somebody has to come again */
 	const char *probe; /* a shell command that is to succeed once the guest has been moved; NULL: none */
 };
 
@@ -53,9 +54,12 @@ int rejuvenation_verify(const struct rejuvenation *r, const char *guest, const c
 int rejuvenation_retire(struct rejuvenation *r, const char *identity, struct error *e);
 /* The guests of NAME.new go back to NAME, or to the host if that is gone, and NAME.new ends. */
 int rejuvenation_back(struct rejuvenation *r, struct error *e);
-/* The guests are held, NAME ends and is started anew, and they go on in it, or on the host if it does not come up.  If one has been cut off
- * (is_replacing()) it is to be done again first of all, without a look: NAME may be gone. */
+/* The guests are held, NAME ends and is started anew, and they go on in it, or on the host if it does not come up.  If one has been cut
+ * off, or NAME has not come up (is_replacing()), it is to be done again first of all, without a look: NAME may be gone.  Guests on the host
+ * come back then. */
 int rejuvenation_replace(struct rejuvenation *r, struct error *e);
+/* It is not to be done again: guests that are held go on where they can, the others stay where they are. */
+int rejuvenation_give_up(struct rejuvenation *r, struct error *e);
 
 /* Of NAME, into the folder retired/NAME@DATE of the state folder: log (what its process said), console (what its kernel said last),
  * info.json.  The last 20 are kept. */

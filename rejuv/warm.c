@@ -81,7 +81,20 @@ static int let_go(struct rejuvenation *r, const char *guest, struct hold *h, str
 						  (json_int_t)(now - h->since)));
 	rejuvenation_say(r, "%s: runs %s, downtime %.2f ms", guest, there ? "in the fresh one" : "on the host",
 			 (double)(now - h->since) / 1e6);
-	return there ? rejuvenation_verify(r, guest, r->name, e) : error_set(e, "%s: could not go back: %.300s", guest, why.text);
+	return there ? rejuvenation_verify(r, guest, r->name, e) : 0;
+}
+
+static bool is_on_host(const char *guest)
+{
+	Vmb__Reply *reply;
+	struct error e;
+	bool is;
+
+	if (vm_info(guest, &reply, &e))
+		return false;
+	is = !reply->info->config->placement[0];
+	vmb__reply__free_unpacked(reply, NULL);
+	return is;
 }
 
 /* ---- what is under way, for who goes on with it: the old one's info, its identity in `detail` */
@@ -158,12 +171,40 @@ static int start_again(struct rejuvenation *r, struct error *e)
 	return rejuvenation_launch(r, r->name, e) || rejuvenation_look_at_fresh(r, r->name, e) ? -1 : 0;
 }
 
+/* All that are held; 0, or -1 and *e. */
+static int let_all_go(struct rejuvenation *r, struct hold *hold, struct error *e)
+{
+	int result = 0;
+
+	for (size_t i = 0; i < r->nguests; i++) {
+		struct error why;
+
+		if (!is_held(r->guests[i], &hold[i]) || !let_go(r, r->guests[i], &hold[i], &why))
+			continue;
+		*e = why;
+		result = -1;
+	}
+	r->held = false;
+	for (size_t i = 0; i < r->nguests; i++)
+		r->held = r->held || is_held(r->guests[i], &hold[i]);
+	return result;
+}
+
+static void remove_note(const struct rejuvenation *r)
+{
+	char *path = replacing_path(r->name);
+
+	unlink(path);
+	free(path);
+}
+
 int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 {
 	struct hold hold[VM_HOST_PORTS] = {{.since = 0}};
 	Vmb__InfoReply *before = read_note(r);
-	int result = 0;
-	char *path;
+	char identity[VM_IDENTITY];
+	int result = 0, started;
+	struct error why;
 
 	if (before)
 		take_up(r, before);
@@ -182,20 +223,37 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 		rejuvenation_say(r, "%zu guest VMs are held", r->nguests);
 		result = start_again(r, e);
 	}
-	for (size_t i = 0; i < r->nguests; i++) {
-		struct error why;
-
-		if (!is_held(r->guests[i], &hold[i]) || !let_go(r, r->guests[i], &hold[i], &why))
+	started = !result;
+	if (let_all_go(r, hold, &why) && !result) {
+		*e = why;
+		result = -1;
+	}
+	for (size_t i = 0; i < r->nguests && started; i++) {
+		if (!is_on_host(r->guests[i]) ||
+		    (!rejuvenation_move(r, r->guests[i], r->name, &why) && !rejuvenation_verify(r, r->guests[i], r->name, &why)))
 			continue;
 		if (!result)
 			*e = why;
 		result = -1;
 	}
-	for (size_t i = 0; i < r->nguests; i++)
-		if (is_held(r->guests[i], &hold[i]))
-			return -1; /* the note stays: somebody has to come again */
-	path = replacing_path(r->name);
-	unlink(path);
-	free(path);
+	vm_identity(r->name, identity, sizeof(identity));
+	if (!result || (!r->held && runtime_is_held(r->name) && !strcmp(identity, r->old->info->detail)))
+		remove_note(r);
+	else if (!started)
+		rejuvenation_say(r, "%s has not come up: the same again starts it, and brings its guests back", r->name);
+	return result;
+}
+
+int rejuvenation_give_up(struct rejuvenation *r, struct error *e)
+{
+	struct hold hold[VM_HOST_PORTS] = {{.since = clock_ns()}};
+	Vmb__InfoReply *before = read_note(r);
+	int result;
+
+	if (before)
+		take_up(r, before);
+	result = let_all_go(r, hold, e);
+	if (!r->held)
+		remove_note(r);
 	return result;
 }

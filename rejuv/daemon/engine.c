@@ -39,10 +39,10 @@ void fault(const struct subject *s, const char *where)
 
 static json_t *to_json(const struct subject *s)
 {
-	return json_pack("{s:I, s:I, s:s?, s:s?, s:b, s:b, s:I, s:O, s:I, s:s, s:f, s:I, s:s?, s:I, s:I}", "run", (json_int_t)s->run, "step",
+	return json_pack("{s:I, s:I, s:s?, s:s?, s:b, s:b, s:b, s:I, s:O, s:I, s:s, s:f, s:I, s:s?, s:I, s:I}", "run", (json_int_t)s->run, "step",
 			 (json_int_t)s->step, "why", s->why, "reason", s->reason, "by_user", s->by_user, "cancelled", s->cancelled,
-			 "method", (json_int_t)s->method, "guests", s->guests, "guest", (json_int_t)s->guest, "identity", s->identity,
-			 "retry_wait", s->retry_wait, "bad", (json_int_t)s->bad, "schedule", s->due.text, "handled",
+			 "held", s->held, "method", (json_int_t)s->method, "guests", s->guests, "guest", (json_int_t)s->guest, "identity",
+			 s->identity, "retry_wait", s->retry_wait, "bad", (json_int_t)s->bad, "schedule", s->due.text, "handled",
 			 (json_int_t)s->due.handled, "ended_clock", (json_int_t)s->ended_clock);
 }
 
@@ -61,6 +61,7 @@ static void from_json(struct subject *s, const json_t *j)
 	set_text(&s->reason, json_string_value(json_object_get(j, "reason")));
 	s->by_user = json_is_true(json_object_get(j, "by_user"));
 	s->cancelled = json_is_true(json_object_get(j, "cancelled"));
+	s->held = json_is_true(json_object_get(j, "held"));
 	s->method = (size_t)number_of(j, "method");
 	if (json_is_array(guests)) {
 		json_decref(s->guests);
@@ -195,6 +196,7 @@ void step_over(struct subject *s, const json_t *result, const char *error)
 	json_t *guests = json_object_get(result, "guests");
 
 	s->child = NULL;
+	s->held = !ok && is_replacing(s->name) && (!result || json_is_true(json_object_get(result, "held")));
 	if (!ok)
 		set_text(&s->reason, said[0] ? said : error);
 	if (s->state == REJUV_PREPARING && ok) {
@@ -236,7 +238,7 @@ static void block(struct subject *s)
 
 	report(s, "blocked");
 	s->retry_wait = s->retry_wait > 0 ? fmin(s->retry_wait * 2, fmax(most, first)) : first;
-	if (is_replacing(s->name)) /* nobody else lets its guests go */
+	if (s->held) /* nobody else lets them go */
 		s->retry_wait = HELD_RETRY_S;
 	s->retry_at = boot_s() + s->retry_wait;
 	s->by_user = false;
@@ -729,7 +731,7 @@ int engine_cancel(struct engine *g, const char *name, struct error *e)
 
 	if (!s)
 		return error_set(e, "no such hypervisor");
-	if (is_replacing(s->name))
+	if (is_replacing(s->name) && (s->held || rejuv_is_working(s->state)))
 		return error_set(e, "it is too late for that: its guests are held");
 	if (rejuv_action(s->state, REJUV_CANCELLED) == REJUV_IGNORE)
 		return error_set(e, s->state == REJUV_IDLE ? "nothing is wanted of it" : "it is too late for that: it is %s",

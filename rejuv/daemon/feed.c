@@ -207,6 +207,11 @@ void feed_event(struct feed *f, const char *name, const char *kind, const char *
 const json_t *feed_verdict(const struct feed *f, const char *name)
 {
 	const json_t *v = json_object_get(f->verdicts, name);
+	char identity[VM_IDENTITY];
 
+	/* (What was thought of a predecessor of that name does not count.) */
+	vm_identity(name, identity, sizeof(identity));
+	if (v && strcmp(name, "host") && strcmp(text_of(v, "identity"), identity))
+		return NULL;
 	return v && boot_s() - json_real_value(json_object_get(v, "boot_s")) < FRESH_S ? v : NULL;
 }

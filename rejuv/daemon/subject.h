@@ -16,6 +16,7 @@ struct subject {
 	char *why;	/* it is wanted */
 	char *reason;	/* of the last failure */
 	bool by_user, cancelled;
+	bool held; /* guests are, or may be: they run nowhere, and cannot be let go */
 	size_t method;	/* of its policy's */
 	json_t *guests; /* {name, outcome: waiting, moved, stuck or left, by, ...}, in the order in which they are moved */
 	size_t guest;	/* that is on its way */

@@ -96,8 +96,7 @@ void consider(struct subject *s)
 		}
 		return;
 	}
-	/* (What was thought of the old one does not count.) */
-	if (s->state != REJUV_IDLE || !v || (s->ended_clock && json_real_value(json_object_get(v, "boot_s")) < s->ended))
+	if (s->state != REJUV_IDLE || !v)
 		return;
 	if (s->ended_clock && since < p->min_interval && !(young && s->bad < BAD_MOST))
 		return;
@@ -115,7 +114,7 @@ bool is_allowed(const struct subject *s)
 
 	if (working(s->g) >= s->g->d->config->max_concurrent || s->g->d->stopping || !inventory_vms(s->g->d->inventory))
 		return false;
-	if (s->by_user)
+	if (s->by_user || is_replacing(s->name)) /* (that one is gone already, or will be) */
 		return true;
 	for (size_t i = 0; p && i < p->nwindows; i++)
 		open = open || window_is_open(&p->windows[i], now);

@@ -69,8 +69,9 @@ static void say_verdict(void *ctx, const struct watched *s)
 		if (i.kind != AGING_PART)
 			json_object_set_new(values, i.name, json_number(i.value));
 	if (h) {
-		j = json_pack("{s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:s, s:O}", "name", s->name, "state", aging_state_name(h->state), "indicator",
-			      h->indicator, "exhausted_in_s", json_number(h->indicator ? h->verdict.exhausted_in : NAN), "earliest_s",
+		j = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:s, s:O}", "name", s->name, "identity", s->identity, "state",
+			      aging_state_name(h->state), "indicator", h->indicator, "exhausted_in_s",
+			      json_number(h->indicator ? h->verdict.exhausted_in : NAN), "earliest_s",
 			      json_number(h->indicator ? h->verdict.earliest : NAN), "latest_s",
 			      json_number(h->indicator ? h->verdict.latest : NAN), "silent_s", json_number(s->silent), "evidence", h->evidence,
 			      "values", values);

@@ -27,7 +27,7 @@ struct subject {
 	struct subject *next;
 	char *name;
 	int64_t id;		       /* in the store; 0: not known yet */
-	char identity[64];	       /* who it is as long as it lives */
+	char identity[VM_IDENTITY];    /* who it is as long as it lives */
 	struct aging_subject *inside;  /* by what it says of itself; of a VM that is no hypervisor always empty */
 	struct aging_subject *outside; /* by what is seen of it from here */
 	bool judges_inside, judges_outside;
@@ -236,6 +236,14 @@ static struct subject *new_subject(struct watch *w, const char *name, const char
 	return s;
 }
 
+static void is_gone(struct watch *w, struct subject *s)
+{
+	if (s->gone)
+		return;
+	s->gone = true;
+	report(w, s->name, "gone", "it is not there any more");
+}
+
 /* NULL: there is no memory for it. */
 static struct subject *subject_of(struct watch *w, const char *name, bool host)
 {
@@ -246,6 +254,10 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 	while (*p && strcmp((*p)->identity, identity))
 		p = &(*p)->next;
 	s = *p;
+	/* Who bore the name before does not any more: nothing is said of it under a successor's name. */
+	for (struct subject *o = w->first; o; o = o->next)
+		if (o != s && !strcmp(o->name, name))
+			is_gone(w, o);
 	if (s && strcmp(s->name, name)) {
 		report(w, name, "renamed", "it was %s", s->name);
 		if (is_fresh_name(s->name) && !is_fresh_name(name))
@@ -299,10 +311,8 @@ static void forget(struct watch *w, double round)
 		struct subject *s = *p;
 		double for_s = round - s->seen; /* a round may take long */
 
-		if (for_s > GONE_S && !s->gone) {
-			s->gone = true;
-			report(w, s->name, "gone", "it is not there any more");
-		}
+		if (for_s > GONE_S)
+			is_gone(w, s);
 		if (for_s < FORGOTTEN_S) {
 			p = &s->next;
 			continue;
@@ -558,7 +568,7 @@ void watch_judge(struct watch *w)
 void watch_each(const struct watch *w, void (*each)(void *ctx, const struct watched *s), void *ctx)
 {
 	for (const struct subject *s = w->first; s; s = s->next) {
-		struct watched one = {.name = s->name, .inside = s->judges_inside ? s->inside : NULL,
+		struct watched one = {.name = s->name, .identity = s->identity, .inside = s->judges_inside ? s->inside : NULL,
 				      .outside = s->judges_outside ? s->outside : NULL, .health = s->verdict,
 				      .silent = s->asked - s->answered};
 

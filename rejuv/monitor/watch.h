@@ -23,6 +23,7 @@ void watch_judge(struct watch *w);
 
 struct watched {
 	const char *name;			      /* "host" is this machine */
+	const char *identity;			      /* vm_identity(); of this machine its boot's */
 	const struct aging_subject *inside, *outside; /* by what it says of itself, by what is seen of it from here; or NULL */
 	const struct aging_health *health;	      /* NULL before the first judgement */
 	double silent;				      /* its agent, for so many s */

@@ -9,7 +9,7 @@ configure() {
 	monitor = ${MONITOR:-no}
 	[hypervisor *]
 	min-interval = 0
-	retry = 300s
+	retry = ${RETRY:-300s}
 	$1
 	[vm two]
 	probe = $2

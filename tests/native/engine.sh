@@ -12,7 +12,9 @@ cp "$TOP/tests/native/fake/vmbeam" bin/
 PATH=$T/bin:$PATH
 export VMBEAM_RUNTIME_DIR=$T/run FAKE=$T
 . "$TOP/tests/lab/daemon-lib.sh"
+what=
 cleanup() {
+	[ $? = 0 ] || { echo "$what:" && tail -n 30 vmbeamd.log; } >&2 || true
 	[ -z "$daemon" ] || kill -9 "$daemon" 2>/dev/null || true
 	pkill -9 -f "$T/bin" 2>/dev/null || true
 	cd / && rm -rf "$T"
@@ -21,7 +23,7 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM
 
 reset() {
-	rm -rf hv vm state run steps slow-* fail-* hang-* odd-* vmbeamd.log
+	rm -rf hv vm state run steps slow-* fail-* gone-* hang-* odd-* vmbeamd.log
 	mkdir hv vm
 	: >steps
 	echo first >hv/hv
@@ -57,12 +59,12 @@ killed() {
 no_steps() {
 	! pgrep -f "$T/bin/vmbeam " >/dev/null
 }
-# at PLACE: all guests are there, and nothing else is.
+# at PLACE: all guests are there, and nothing else is; on the host, that is, when there is no hypervisor.
 at() {
 	for g in one two; do
 		[ "$(cat vm/$g)" = "$1" ] || fail "$what: $g is in $(cat vm/$g), not in $1: $(cat vmbeamd.log)"
 	done
-	[ "$(ls hv)" = hv ] || fail "$what: there is $(ls hv | tr '\n' ' '): $(cat vmbeamd.log)"
+	[ "$(ls hv)" = "${1#host}" ] || fail "$what: there is $(ls hv | tr '\n' ' '): $(cat vmbeamd.log)"
 }
 done_is() {
 	get /v1/rejuvenations | grep -q "\"outcome\": \"$1\""
@@ -192,6 +194,33 @@ start_daemon X=
 wait_for 40 done_is completed
 at hv
 end
+
+# It is not forgotten, and comes whether or not a maintenance window is open; who does not want it any more says so.
+what="replaced, and it does not come up"
+for then in comes cancelled; do
+	RETRY=3s reset "methods = warm
+	window = Mon 00:00-00:01"
+	: >gone-replace
+	begin X=
+	check "$what" want
+	wait_for 20 daemon_says blocked
+	at host
+	wait_for 20 sh -c '[ "$(grep -c ^replace steps)" -ge 2 ]'
+	killed
+	start_daemon X=
+	wait_for 20 sh -c '[ "$(grep -c ^replace steps)" -ge 3 ]'
+	if [ $then = comes ]; then
+		rm gone-replace
+		wait_for 30 done_is completed
+		at hv
+	else
+		wait_for 20 daemon_says blocked
+		get /v1/hypervisors/hv/rejuvenate -X DELETE >/dev/null || fail "$what: it cannot be cancelled"
+		wait_for 20 grep -q "gone *it is not there" vmbeamd.log
+		at host
+	fi
+	end
+done
 
 what="what a step says is no text"
 reset
