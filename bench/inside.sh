@@ -315,16 +315,18 @@ ageing() {
 uptime_s() { cut -d' ' -f1 /proc/uptime; }
 # The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing.
 SMALL=10 WEB_S=15
-web_up() { # [COMMAND...]: which starts it; its tap is made by then
+web_up() { # NET COMMAND...: which starts it; its tap is made by then
+	net=$1
+	shift
 	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
-		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=10.97.9.2/24" >/dev/null
+		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=$net.2/24" >/dev/null
 	for i in $(seq $SMALL); do
 		wait_for 200 reached seq 1 "small-$i.log"
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
-	rm -f web.load
+	rm -f web.load web.progress
 	mkfifo web.progress
-	httpload 10.97.9.2 --rate 0 --clients 2 --progress --json >web.json 2>web.progress &
+	httpload "$net.2" --rate 0 --clients 2 --progress --json >web.json 2>web.progress &
 	load=$!
 	# (Each line with the time at which it came.)
 	while read -r line; do
@@ -354,12 +356,12 @@ web_down() { # NAME: its recording
 }
 throughput_beam() {
 	pair_up web 768M 2G
-	make_tap web 10.97.9.1/24
+	make_tap web 10.97.8.1/24
 	size=64 rate=0
 	for i in $(seq $SMALL); do
 		run "small-$i" within beam -- --in web-a
 	done
-	web_up within beam vmbeam run web --in web-a
+	web_up 10.97.8 within beam vmbeam run web --in web-a
 	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" vmbeam migrate "$g" --to web-b --json
 	done
@@ -373,9 +375,9 @@ throughput_beam() {
 # A network that reaches both machines, with a tap `web` in each.
 phys_net() {
 	[ ! -e /sys/class/net/web-here ] || return 0
-	ip link add web type bridge && ip addr add 10.97.9.1/24 dev web && ip link set web up || fail "no bridge"
+	ip link add lan type bridge && ip addr add 10.97.9.1/24 dev lan && ip link set lan up || fail "no bridge"
 	for m in here there; do
-		ip link add "web-$m" master web up type veth peer name up netns $m || fail "no veth"
+		ip link add "web-$m" master lan up type veth peer name up netns $m || fail "no veth"
 		ip -n $m link add bridge up type bridge && ip -n $m link set dev up master bridge && ip -n $m link set dev up up &&
 			ip -n $m tuntap add web mode tap && ip -n $m link set dev web master bridge && ip -n $m link set dev web up ||
 			fail "no bridge in $m"
@@ -391,7 +393,7 @@ throughput_phys() {
 	for i in $(seq $SMALL); do
 		run "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 	done
-	web_up within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
+	web_up 10.97.9 within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
 	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7002" --tls certs --timeout 900 --json
 	done
