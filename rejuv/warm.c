@@ -246,12 +246,14 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 
 int rejuvenation_give_up(struct rejuvenation *r, struct error *e)
 {
-	struct hold hold[VM_HOST_PORTS] = {{.since = clock_ns()}};
+	struct hold hold[VM_HOST_PORTS];
 	Vmb__InfoReply *before = read_note(r);
 	int result;
 
 	if (before)
 		take_up(r, before);
+	for (size_t i = 0; i < r->nguests; i++)
+		hold[i] = (struct hold){.since = clock_ns()};
 	result = let_all_go(r, hold, e);
 	if (!r->held)
 		remove_note(r);
