@@ -8,7 +8,7 @@ MONITOR=yes
 # What it was judged by, for who wants to know why: build/tests/soak-BY.
 keep() {
 	rm -rf "$TOP/build/tests/soak-$BY" && mkdir -p "$TOP/build/tests/soak-$BY"
-	cp state/monitor.db* vmbeamd.log "$TOP/build/tests/soak-$BY" 2>/dev/null
+	cp state/*.db* vmbeamd.log ./*.load ./*.err "$TOP/build/tests/soak-$BY" 2>/dev/null
 }
 trap keep EXIT
 . "$TOP/tests/lab/daemon-lib.sh"
@@ -70,17 +70,17 @@ for g in redis nginx; do
 	eval "wait \$$g" || lost="$lost $g"
 	tail -n 1 $g.load | sed "s/^/= $g: /"
 done
-[ -z "$lost" ] || fail "requests of$lost were lost"
 get /v1/rejuvenations >runs.json
+sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' runs.json >downtimes
+echo "= $n rejuvenations by themselves: downtime of a guest $(median <downtimes | awk '{ print $1 / 1e6 }') ms, at most $(sort -n downtimes | tail -n 1 | awk '{ print $1 / 1e6 }') ms; this machine holds $first, then $last MiB"
+[ -z "$lost" ] || fail "requests of$lost were lost"
 grep -q '"outcome": "blocked"' runs.json && fail "some were blocked: $(grep '"error"' runs.json | sort | uniq -c)"
 [ "$(grep -c '"outcome": "completed"' runs.json)" -ge "$N" ] || fail "$(grep -c completed runs.json) were completed"
 grep -q "\"why\": \"$BY: memory_available" runs.json || fail "why: $(grep '"why"' runs.json | sort | uniq -c)"
 [ "$last" -lt $((first + 64)) ] || fail "this machine holds $last MiB, and held $first after the first"
-sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' runs.json >downtimes
 stop_daemon
 check "power off" vmbeam stop beat --timeout 60
 check "memory, clock and serial" beatcheck --min ticks=5 beat.log >beats
 check "the rest" vmbeam shutdown --timeout 60 >shutdown.txt
 ! ls /run/vmbeam | grep -q . || fail "shutdown left: $(ls /run/vmbeam)"
-echo "= $n rejuvenations by themselves: downtime of a guest $(median <downtimes | awk '{ print $1 / 1e6 }') ms, at most $(sort -n downtimes | tail -n 1 | awk '{ print $1 / 1e6 }') ms; this machine holds $first, then $last MiB"
 grep 'a turn of the loop' vmbeamd.log | tail -n 1 | sed 's/.*; /= /'
