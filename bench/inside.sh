@@ -53,6 +53,7 @@ run() {
 	check "start $name" $prefix vmbeam run "$name" --kernel "$LAB/vmlinux" --initrd "$GUESTS/beat.cpio" --append "$(options)" \
 		--memory "${size}M" --serial "$T/$name.log" --detach "$@" >/dev/null
 }
+
 sum_of() { # COMMAND: of the numbers it prints
 	"$@" | awk '{ s += $1 } END { printf "%.0f", s }'
 }
@@ -173,6 +174,7 @@ phys_move() { phys_to 7000 tls "--tls certs" 1gbit; }
 phys10_move() { phys_to 7000 tls "--tls certs" 10gbit; }
 plain_phys_move() { phys_to 7001 tcp --insecure 10gbit; }
 
+# QEMU 10.0 (qemu-lib.sh).
 qemu_up() {
 	qemu_files
 	check certs vmbeam certs qemu-certs >/dev/null
@@ -264,7 +266,7 @@ gap_of() {
 		wait_for 60 nest_ticked 0
 		inside $nest_at "head -n 3 /tmp/nest.log" >after
 	else
-		wait_for 60 reached seq $((before "$g.log" + 2))
+		wait_for 60 reached seq $((before + 2)) "$g.log"
 		awk -v n="$before" '$1 == "tick" && $2 > n && $2 <= n + 2' "$g.log" >after
 	fi
 	sed -n 's/.* maxgap=\([0-9]*\) .*/\1/p' after | sort -n | tail -n 1
@@ -486,7 +488,7 @@ speed_moves() { # COMMAND...
 	began=$(last_of seq speed.log)
 	check "move" "$@" >move.json
 	ended=$(last_of seq speed.log)
-	wait_for 120 reached seq $((ended speed.log + SPEED_TICKS))
+	wait_for 120 reached seq $((ended + SPEED_TICKS)) speed.log
 	# (mono and written of each tick; the ticks between which it moved)
 	{
 		echo "move $began $ended $(json move.json total_ns)"

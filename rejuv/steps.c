@@ -412,7 +412,7 @@ static int finish_move(struct rejuvenation *r, const char *guest, const char *pl
 }
 
 /* Has it been moved before, by who was cut off then? */
-static bool is_there(const char *guest, const char *place)
+bool rejuvenation_is_there(const char *guest, const char *place)
 {
 	struct error e;
 	struct sight s;
@@ -450,7 +450,7 @@ int rejuvenation_move(struct rejuvenation *r, const char *guest, const char *pla
 
 	if (!guest)
 		return move_all(r, r->guests, r->nguests, place, e);
-	return is_there(guest, place) ? 0 : move_all(r, one, 1, place, e);
+	return rejuvenation_is_there(guest, place) ? 0 : move_all(r, one, 1, place, e);
 }
 
 /* ---- the end */

@@ -72,6 +72,8 @@ int vm_ask(const char *vm, Vmb__Request *req, const int *fd, struct error *e);
 /* Starts one like the old one. */
 int rejuvenation_launch(struct rejuvenation *r, const char *name, struct error *e);
 int rejuvenation_look_at_fresh(struct rejuvenation *r, const char *name, struct error *e);
+/* Does it run there, or is it there, paused by its user? */
+bool rejuvenation_is_there(const char *guest, const char *place);
 /* Ends the old one, if it is empty. */
 int rejuvenation_retire_old(struct rejuvenation *r, struct error *e);
 /* Ends that hypervisor, whatever is in it. */

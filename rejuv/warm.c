@@ -84,19 +84,6 @@ static int let_go(struct rejuvenation *r, const char *guest, struct hold *h, str
 	return there ? rejuvenation_verify(r, guest, r->name, e) : 0;
 }
 
-static bool is_on_host(const char *guest)
-{
-	Vmb__Reply *reply;
-	struct error e;
-	bool is;
-
-	if (vm_info(guest, &reply, &e))
-		return false;
-	is = !reply->info->config->placement[0];
-	vmb__reply__free_unpacked(reply, NULL);
-	return is;
-}
-
 /* ---- what is under way, for who goes on with it: the old one's info, its identity in `detail` */
 
 static int write_note(struct rejuvenation *r, struct error *e)
@@ -229,7 +216,7 @@ int rejuvenation_replace(struct rejuvenation *r, struct error *e)
 		result = -1;
 	}
 	for (size_t i = 0; i < r->nguests && started; i++) {
-		if (!is_on_host(r->guests[i]) ||
+		if (!rejuvenation_is_there(r->guests[i], "") ||
 		    (!rejuvenation_move(r, r->guests[i], r->name, &why) && !rejuvenation_verify(r, r->guests[i], r->name, &why)))
 			continue;
 		if (!result)

@@ -209,9 +209,11 @@ const json_t *feed_verdict(const struct feed *f, const char *name)
 	const json_t *v = json_object_get(f->verdicts, name);
 	char identity[VM_IDENTITY];
 
-	/* (What was thought of a predecessor of that name does not count.) */
-	vm_identity(name, identity, sizeof(identity));
-	if (v && strcmp(name, "host") && strcmp(text_of(v, "identity"), identity))
+	if (!v || boot_s() - json_real_value(json_object_get(v, "boot_s")) >= FRESH_S)
 		return NULL;
-	return v && boot_s() - json_real_value(json_object_get(v, "boot_s")) < FRESH_S ? v : NULL;
+	if (!strcmp(name, "host"))
+		return v;
+	/* What was thought of a predecessor of that name does not count. */
+	vm_identity(name, identity, sizeof(identity));
+	return strcmp(text_of(v, "identity"), identity) ? NULL : v;
 }

@@ -255,7 +255,7 @@ static struct subject *subject_of(struct watch *w, const char *name, bool host)
 		p = &(*p)->next;
 	s = *p;
 	/* Who bore the name before does not any more: nothing is said of it under a successor's name. */
-	for (struct subject *o = w->first; o; o = o->next)
+	for (struct subject *o = !s || strcmp(s->name, name) ? w->first : NULL; o; o = o->next)
 		if (o != s && !strcmp(o->name, name))
 			is_gone(w, o);
 	if (s && strcmp(s->name, name)) {

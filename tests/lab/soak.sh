@@ -8,7 +8,7 @@ MONITOR=yes
 # What it was judged by, for who wants to know why: build/tests/soak-BY.
 keep() {
 	rm -rf "$TOP/build/tests/soak-$BY" && mkdir -p "$TOP/build/tests/soak-$BY"
-	cp state/*.db* vmbeamd.log ./*.load ./*.err "$TOP/build/tests/soak-$BY" 2>/dev/null
+	cp state/*.db* vmbeamd.log ./*.load ./*.err "$TOP/build/tests/soak-$BY" 2>/dev/null || true # what there is
 }
 trap keep EXIT
 . "$TOP/tests/lab/daemon-lib.sh"
