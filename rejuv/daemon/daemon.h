@@ -67,7 +67,7 @@ void feed_tick(struct feed *f);
 /* (Events of the monitor's own are not told to it again.) */
 void feed_event(struct feed *f, const char *name, const char *kind, const char *text);
 /* The newest judgement of a hypervisor or of "host", if it is not an hour old and not of another that
- * bore the name before: {name, state, indicator, exhausted_in_s, evidence, values}. */
+ * bore the name before: {name, state, indicator, exhausted_in_s, evidence, values, curve}. */
 const json_t *feed_verdict(const struct feed *f, const char *name);
 /* Its output can be read. */
 void feed_read(struct feed *f);

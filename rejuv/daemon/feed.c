@@ -11,7 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { LINE_MOST = 256 * 1024, FRESH_S = 3600, HISTORY = 600 };
+enum { LINE_MOST = 256 * 1024, FRESH_S = 3600 };
 
 struct feed {
 	struct daemon *d;
@@ -22,7 +22,7 @@ struct feed {
 	char *line;
 	size_t len;
 	bool skips;	   /* the rest of a line that is too long */
-	json_t *verdicts; /* by name; each with its `history`: what was left of what it is about, one point a judgement */
+	json_t *verdicts; /* by name */
 };
 
 struct feed *feed_create(struct daemon *d)
@@ -130,25 +130,6 @@ void feed_tick(struct feed *f)
 		kill(child_pid(f->child), SIGTERM);
 }
 
-/* One point more, of memory and of what decided. */
-static void remember(struct feed *f, const char *name, json_t *verdict)
-{
-	json_t *history = json_incref(json_object_get(json_object_get(f->verdicts, name), "history"));
-	json_t *values = json_object_get(verdict, "values"), *kept = json_object(), *value;
-	const char *const indicators[] = {"memory_available", text_of(verdict, "indicator")};
-
-	if (!history)
-		history = json_array();
-	for (size_t i = 0; i < ARRAY_LEN(indicators); i++)
-		if ((value = json_object_get(values, indicators[i])))
-			json_object_set(kept, indicators[i], value);
-	json_array_append_new(history, json_pack("{s:I, s:s, s:o}", "clock_s", (json_int_t)time(NULL), "state", text_of(verdict, "state"),
-						 "values", kept));
-	if (json_array_size(history) > HISTORY)
-		json_array_remove(history, 0);
-	json_object_set_new(verdict, "history", history);
-}
-
 static void take_line(struct feed *f, const char *line, size_t len)
 {
 	json_t *j = json_loadb(line, len, 0, NULL);
@@ -156,7 +137,6 @@ static void take_line(struct feed *f, const char *line, size_t len)
 
 	/* (Of others there may be any number.) */
 	if (!strcmp(name, "host") || inventory_vm(f->d->inventory, name)) {
-		remember(f, name, j);
 		json_object_set_new(j, "boot_s", json_real(boot_s()));
 		json_object_set(f->verdicts, name, j);
 	}

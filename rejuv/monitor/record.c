@@ -58,23 +58,45 @@ static void publish(struct http *http, const struct watch *w)
 
 /* ---- for another program */
 
+enum { CURVE_DAYS = 8, CURVE_POINTS = 300 };
+
+/* What is known of an indicator: [[time, value], ...], medians of equal parts of that time, a minute at least. */
+static json_t *curve(const struct aging_store *store, const struct aging_subject *s, const char *name)
+{
+	json_t *points = json_array();
+	struct aging_indicator i;
+	size_t k = 0;
+
+	while (aging_subject_indicator(s, k, &i) && strcmp(i.name, name))
+		k++;
+	if (aging_subject_indicator(s, k, &i)) {
+		double from = fmax(i.first, i.seen - CURVE_DAYS * 86400.), part = 60 * ceil(fmax(i.seen - from, 60) / CURVE_POINTS / 60);
+		double clock = aging_store_clock(store, i.seen) - i.seen, median;
+
+		for (double t = from; t <= i.seen; t += part)
+			if (!isnan(median = aging_subject_median(s, k, t, t + part)))
+				json_array_append_new(points, json_pack("[I, f]", (json_int_t)(clock + t), median));
+	}
+	return points;
+}
+
 static void say_verdict(void *ctx, const struct watched *s)
 {
 	const struct aging_health *h = s->health;
 	json_t *values = json_object(), *j;
 	struct aging_indicator i;
 
-	(void)ctx;
 	for (size_t k = 0; s->inside && aging_subject_indicator(s->inside, k, &i); k++)
 		if (i.kind != AGING_PART)
 			json_object_set_new(values, i.name, json_number(i.value));
 	if (h) {
-		j = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:s, s:O}", "name", s->name, "identity", s->identity, "state",
+		j = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:o, s:o, s:o, s:s, s:O, s:o}", "name", s->name, "identity", s->identity, "state",
 			      aging_state_name(h->state), "indicator", h->indicator, "exhausted_in_s",
 			      json_number(h->indicator ? h->verdict.exhausted_in : NAN), "earliest_s",
 			      json_number(h->indicator ? h->verdict.earliest : NAN), "latest_s",
 			      json_number(h->indicator ? h->verdict.latest : NAN), "silent_s", json_number(s->silent), "evidence", h->evidence,
-			      "values", values);
+			      "values", values, "curve",
+			      s->inside ? curve(ctx, s->inside, h->indicator ? h->indicator : "memory_available") : json_array());
 		json_dumpf(j, stdout, JSON_COMPACT);
 		putchar('\n');
 		json_decref(j);
@@ -159,7 +181,7 @@ int record(const struct record_options *o)
 	w = watch_create(store, o->json ? NULL : stdout);
 	while (!interrupted && (!o->length || clock_ns() - begin < o->length * 1000000000u)) {
 		if (watch_tick(w) && o->json)
-			watch_each(w, say_verdict, NULL);
+			watch_each(w, say_verdict, store);
 		if (http)
 			publish(http, w);
 		next = MAX(next + o->interval_ms * 1000000u, clock_ns());

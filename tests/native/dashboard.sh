@@ -11,10 +11,9 @@ cp "$TOP/build/vmbeamd" "$TOP/tests/native/fake/vmbeam" bin/
 # An ageing monitor that says this and no more; what it tells is to be shown as text.
 cat >bin/vmbeam-monitor <<'E'
 #!/bin/sh
-for left in 400 300; do
-	printf '{"name": "hv", "state": "ageing", "indicator": "memory_available", "exhausted_in_s": 7200, "evidence": "<img src=x onerror=document.title=1>", "values": {"memory_available": %s000000}}\n' $left
-	sleep 1
-done
+sleep 1
+now=$(date +%s)
+printf '{"name": "hv", "identity": "?", "state": "ageing", "indicator": "memory_available", "exhausted_in_s": 7200, "evidence": "<img src=x onerror=document.title=1>", "values": {"memory_available": 300000000}, "curve": [[%s, 400000000], [%s, 300000000]]}\n' $((now - 3600)) $now
 exec sleep 1000
 E
 chmod +x bin/vmbeam-monitor
