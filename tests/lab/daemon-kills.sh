@@ -15,7 +15,8 @@ is_stopped() {
 }
 is_at_rest() {
 	kill -CONT $daemon # it stops each time that it comes to that state
-	rests=$(get /v1/hypervisors | sed -n 's/^ *"state": "\(.*\)",$/\1/p' | head -n 1)
+	get /v1/hypervisors >rests.json || return 1 # stopped again
+	rests=$(sed -n 's/^ *"state": "\(.*\)",$/\1/p' rests.json | head -n 1)
 	case $rests in idle | blocked | '') ;; *) return 1 ;; esac
 }
 # At rest, and the daemon has seen it since it was started.

@@ -25,14 +25,16 @@ refuses() {
 	grep -q -- "$text" refused.err || fail "'$*' said '$(cat refused.err)', not '$text'"
 }
 
-# wait_for SECONDS COMMAND...: until the command succeeds.
+# wait_for SECONDS COMMAND...: until the command succeeds; twice as long at most, as all takes longer where it is emulated, and looking
+# ever more seldom, since there that takes from what is waited for.
 wait_for() {
-	tries=$(($1 * 10))
+	tenths=$(($1 * 20)) pause=1
 	shift
 	while ! "$@" >/dev/null 2>&1; do
-		tries=$((tries - 1))
-		[ $tries -gt 0 ] || fail "waited in vain for: $*"
-		sleep 0.1
+		[ $tenths -gt 0 ] || fail "waited in vain for: $*"
+		sleep 0.$pause
+		tenths=$((tenths - pause))
+		[ $pause = 4 ] || pause=$((pause + 1))
 	done
 }
 
