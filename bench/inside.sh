@@ -23,6 +23,13 @@ export VMBEAM_STATE_DIR=$T/state VMBEAM_CGROUP=
 . "$TOP/bench/nest/lib.sh"
 . "$TOP/bench/qemu-lib.sh"
 
+# Who wants to know why something failed finds what there was.
+keep() {
+	mkdir -p "$results.d/last"
+	cp "$T"/*.log "$T"/*.out "$T"/*err "$T"/*.json "$T"/stamp.t "$results.d/last" 2>/dev/null
+}
+trap keep EXIT
+
 # What each system's processes use is counted in cgroups of its own: beam, host, nest, here, there, qemu.
 mountpoint -q $CGROUPS || mount -t cgroup2 cgroup2 $CGROUPS || fail "no cgroups"
 # within CGROUP COMMAND...
@@ -180,19 +187,21 @@ qemu_up() {
 	check certs vmbeam certs qemu-certs >/dev/null
 	phys_up
 }
-# qemu N MACHINE [COMMAND...]: its N-th process, there; COMMAND: how it is started.
+# qemu N MACHINE [COMMAND...]: its N-th process, there; COMMAND: how it is started.  (In a namespace there are no cgroups to be seen.)
 qemu() {
 	n=$1 ns=$2
 	shift 2
 	qemu_vm "$n" qemu.log "$size" "$(options)" -object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
 		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" -- \
-		within qemu ip netns exec "$ns" env LD_LIBRARY_PATH="$qemu_libs" "$@"
+		"$@" sh -c "echo 0 >$CGROUPS/qemu/cgroup.procs && exec \"\$@\"" sh ip netns exec "$ns" env LD_LIBRARY_PATH="$qemu_libs"
 }
 qemu_start() {
 	qemu_at=here qemu_other=there qemu_n=1
 	rm -f qemu.log qemu.pid* qmp*
 	qemu 1 here >qemu.out 2>&1 &
 	wait_for 60 test -s qemu.pid1
+	sleep 1
+	kill -0 "$(cat qemu.pid1)" || fail "QEMU: $(cat qemu.out)"
 }
 qemu_stop() {
 	p=$(cat "qemu.pid$qemu_n")

@@ -4,7 +4,7 @@
 # qemu_files: programs, firmware, kernel and guest into the working directory, which is in memory, not on the lab's slow 9p.
 qemu_files() {
 	qemu_root=$PWD/root
-	cp -r "$TOP/build/bench/qemu10/root" "$TOP/build/lab/vmlinuz" "$TOP/build/guests/beat.cpio" . || fail "no QEMU"
+	cp -r "$TOP/build/bench/qemu10/root" . && cp "$TOP/build/lab/vmlinuz" "$TOP/build/guests/beat.cpio" . || fail "no QEMU"
 	qemu_libs=$qemu_root/lib/x86_64-linux-gnu:$qemu_root/usr/lib/x86_64-linux-gnu
 }
 # qemu_vm N LOG SIZE CMDLINE [OPTION...] -- [PREFIX...]: PREFIX with the command line of the N-th process, qemu.pidN and qmpN, of a VM of
