@@ -107,8 +107,8 @@ plan() {
 			sizes
 			point 1024 0 3 warm
 			rates
-			point 64 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8
-			point 64 0 2 rejuv_16
+			point 128 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8
+			point 128 0 2 rejuv_16
 			;;
 		esac
 	done | awk '!seen[$0]++'

@@ -187,18 +187,18 @@ qemu_up() {
 	check certs vmbeam certs qemu-certs >/dev/null
 	phys_up
 }
-# qemu N MACHINE [COMMAND...]: its N-th process, there; COMMAND: how it is started.  (In a namespace there are no cgroups to be seen.)
+# qemu N COMMAND...: its N-th process; COMMAND: how it is started.
 qemu() {
-	n=$1 ns=$2
-	shift 2
+	n=$1
+	shift
 	qemu_vm "$n" qemu.log "$size" "$(options)" -object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
 		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" -- \
-		"$@" sh -c "echo 0 >$CGROUPS/qemu/cgroup.procs && exec \"\$@\"" sh ip netns exec "$ns" env LD_LIBRARY_PATH="$qemu_libs"
+		"$@"
 }
 qemu_start() {
 	qemu_at=here qemu_other=there qemu_n=1
 	rm -f qemu.log qemu.pid* qmp*
-	qemu 1 here >qemu.out 2>&1 &
+	qemu 1 within qemu ip netns exec here env LD_LIBRARY_PATH="$qemu_libs" >qemu.out 2>&1 &
 	wait_for 60 test -s qemu.pid1
 	sleep 1
 	kill -0 "$(cat qemu.pid1)" || fail "QEMU: $(cat qemu.out)"
@@ -210,8 +210,8 @@ qemu_stop() {
 # qemu_to HOW WHERE MACHINE
 qemu_to() {
 	wire=$(sent)
-	qemu $((qemu_n + 1)) "$3" stamp stamp.t $meter --gone "$(cat "qemu.pid$qemu_n")" --cgroup $CGROUPS/qemu -- \
-		qemu-move "$1" "qmp$qemu_n" "qmp$((qemu_n + 1))" "$2" -- >move.json
+	qemu $((qemu_n + 1)) stamp stamp.t $meter --gone "$(cat "qemu.pid$qemu_n")" --cgroup $CGROUPS/qemu -- \
+		ip netns exec "$3" env LD_LIBRARY_PATH="$qemu_libs" qemu-move "$1" "qmp$qemu_n" "qmp$((qemu_n + 1))" "$2" -- >move.json
 	status=$?
 	wire=$(($(sent) - wire))
 	return $status
@@ -309,7 +309,7 @@ ageing() {
 	check "leak" vmbeam hypervisor age hv-old heap leak 250M 90
 	check "leak" vmbeam hypervisor age hv-old disk leak 200M 90
 	vmbeam monitor --record --test-speed 60 --test-interval-ms 1000 --for 90 >monitor.out 2>&1 &
-	size=64 rate=0
+	size=128 rate=0
 	for i in 1 2 3; do
 		run visitor -- --in hv-old
 		sleep 10
@@ -368,7 +368,7 @@ web_down() { # NAME: its recording
 throughput_beam() {
 	pair_up web 768M 2G
 	make_tap web 10.97.8.1/24
-	size=64 rate=0
+	size=128 rate=0
 	for i in $(seq $SMALL); do
 		run "small-$i" within beam -- --in web-a
 	done
@@ -400,7 +400,7 @@ phys_net() {
 }
 throughput_phys() {
 	phys_net
-	size=64 rate=0
+	size=128 rate=0
 	for i in $(seq $SMALL); do
 		run "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 	done
@@ -418,7 +418,7 @@ throughput_phys() {
 # many would take all of the machine, every twentieth.
 PINGS=5
 outside_up() { # ADDRESS PREFIX... -- OPTION...
-	address_seen=$1 size=64 rate=0
+	address_seen=$1 size=128 rate=0
 	shift
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.rate=idle beat.mem=16M beat.net=$address_seen/24"; }
 	run seen "$@"

@@ -234,7 +234,7 @@ void draw_outside(void)
 	bool any = false;
 
 	heading("P3, as it is seen from outside");
-	say("The longest time between two answers of an idle guest of 64 MiB to UDP pings%s.",
+	say("The longest time between two answers of an idle guest of 128 MiB to UDP pings%s.",
 	    results_emulated() ? ", one every 20 ms: emulated, more would take all of the machine" : ", one a millisecond");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		char *name = xasprintf("outside-%s", names[i]);

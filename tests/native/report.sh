@@ -31,7 +31,7 @@ for round in 1 2 3; do
 	run phys 1024 0 $round 1000 40 1100000000 1070000000 2100
 done
 for k in 1 2 4; do
-	run rejuv_$k 64 0 1 $((1000 + 200 * k)) 20 "" 10000 300
+	run rejuv_$k 128 0 1 $((1000 + 200 * k)) 20 "" 10000 300
 done
 run beam 256 0 1 105 20 "" 10000 100
 run cold 256 0 1 150 20 "" 10000 100
