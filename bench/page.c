@@ -176,16 +176,15 @@ void end_plot(FILE *f, const char *name)
 
 bool end_lines(FILE *f, const char *name, const char *const *titles, const bool *there, size_t n)
 {
-	const char *separator = "";
+	const char *separator = "set style data lines\nplot ";
 
-	fputs("set style data lines\nplot ", f);
 	for (size_t i = 0; i < n; i++)
 		if (there[i]) {
 			fprintf(f, "%s$d%zu title '%s' lw 2 lc %zu", separator, i, titles[i], i + 1);
 			separator = ", ";
 		}
-	fputs("\n", f);
-	if (*separator) {
+	if (separator[0] == ',') {
+		fputs("\n", f);
 		end_plot(f, name);
 		return true;
 	}

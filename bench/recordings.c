@@ -182,7 +182,8 @@ void draw_speed(void)
 	FILE *f;
 
 	heading("A guest's own speed around its move");
-	say("A guest of 256 MiB writes 128 MiB over and over, as fast as it can; each quarter of a second it says how far it is.");
+	say("A guest of 256 MiB writes 128 MiB over and over, as fast as it can; %s it says how far it is.",
+	    results_emulated() ? "each second" : "each quarter of a second");
 	f = begin_plot("speed", "s since the move began", "ms for each GiB written");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
