@@ -80,6 +80,14 @@ pair_down() { # NAME
 		check "stop $hv" vmbeam hypervisor stop "$hv"
 	done
 }
+# A nested guest boots, and fills its memory, on the host, where that takes a fraction of the time, emulated, and is moved in when it is up.
+enter() { # HYPERVISOR GUEST...
+	into=$1
+	shift
+	for vm; do
+		check "move $vm in" within beam vmbeam migrate "$vm" --to "$into" >/dev/null
+	done
+}
 beam_to() { # GUEST [OPTION...]
 	g=$1 to=$(other_of "$1")
 	shift
@@ -87,7 +95,8 @@ beam_to() { # GUEST [OPTION...]
 }
 
 beam_up() { [ -e /run/vmbeam/hv-a ] || pair_up hv 512M 8G; }
-beam_start() { run beam within beam -- --in hv-a; }
+beam_start() { run beam within beam --; }
+beam_enter() { enter hv-a beam; }
 beam_stop() { check "stop beam" vmbeam stop beam --timeout 60; }
 beam_move() { beam_to beam; }
 cold_move() { beam_to beam --no-warm; }
@@ -103,10 +112,11 @@ small_start() {
 		[ $other = small ] || wait_for 600 is_up $other
 	done
 	echo never >/sys/kernel/mm/transparent_hugepage/shmem_enabled
-	run small within beam -- --in hv-a
+	run small within beam --
 	wait_for 600 is_up small
 	echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 }
+small_enter() { enter hv-a small; }
 small_stop() { check "stop small" vmbeam stop small --timeout 60; }
 small_move() { beam_to small; }
 small_cold_move() { beam_to small --no-warm; }
@@ -224,23 +234,27 @@ qemu_plain_move() { cable 10gbit && qemu_to plain "$(address $qemu_other):7100" 
 for k in 1 2 4 8 16; do
 	eval "rejuv_${k}_up() { :; }
 	rejuv_${k}_start() { rejuv_start $k; }
+	rejuv_${k}_enter() { enter hv-$k \$(rejuv_guests $k); }
 	rejuv_${k}_stop() { rejuv_stop $k; }
 	rejuv_${k}_move() { stamp stamp.t \$meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate hv-$k --json >move.json; }"
 done
+rejuv_guests() {
+	echo "rejuv_$1"
+	[ "$1" = 1 ] || seq -f "rejuv_$1-%g" 2 "$1"
+}
 rejuv_start() {
 	check "hv-$1" within beam vmbeam hypervisor start "hv-$1" --memory 512M --window 4G >/dev/null
-	for i in $(seq "$1"); do
-		run "rejuv_$1$([ "$i" = 1 ] || echo "-$i")" within beam -- --in "hv-$1"
+	for vm in $(rejuv_guests "$1"); do
+		run "$vm" within beam --
 	done
-	for i in $(seq 2 "$1"); do
-		wait_for 600 reached seq 1 "rejuv_$1-$i.log"
+	for vm in $(rejuv_guests "$1"); do
+		wait_for 600 reached seq 1 "$vm.log"
 	done
 }
 rejuv_stop() {
-	for i in $(seq "$1"); do
-		name=rejuv_$1$([ "$i" = 1 ] || echo "-$i")
-		check "stop $name" vmbeam stop "$name" --timeout 100
-		beatcheck --min ticks=5 "$name.log" >verdict 2>&1 || fail "$name has lost something: $(cat verdict)"
+	for vm in $(rejuv_guests "$1"); do
+		check "stop $vm" vmbeam stop "$vm" --timeout 100
+		beatcheck --min ticks=5 "$vm.log" >verdict 2>&1 || fail "$vm has lost something: $(cat verdict)"
 	done
 	check "stop hv-$1" vmbeam hypervisor stop "hv-$1"
 }
@@ -326,15 +340,17 @@ ageing() {
 uptime_s() { cut -d' ' -f1 /proc/uptime; }
 # The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing.
 SMALL=10 WEB_S=15
-web_up() { # NET COMMAND...: which starts it; its tap is made by then
-	net=$1
-	shift
+web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then; HYPERVISOR: to be moved into ("": none)
+	net=$1 into=$2
+	shift 2
 	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
 		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=$net.2/24" >/dev/null
 	for i in $(seq $SMALL); do
 		wait_for 200 reached seq 1 "small-$i.log"
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
+	# shellcheck disable=SC2046 # several names
+	[ -z "$into" ] || enter "$into" $(seq -f small-%g $SMALL) web
 	rm -f web.load web.progress
 	mkfifo web.progress
 	httpload "$net.2" --rate 0 --clients 2 --progress --json >web.json 2>web.progress &
@@ -370,9 +386,9 @@ throughput_beam() {
 	make_tap web 10.97.8.1/24
 	size=128 rate=0
 	for i in $(seq $SMALL); do
-		run "small-$i" within beam -- --in web-a
+		run "small-$i" within beam --
 	done
-	web_up 10.97.8 within beam vmbeam run web --in web-a
+	web_up 10.97.8 web-a within beam vmbeam run web
 	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" vmbeam migrate "$g" --to web-b --json
 	done
@@ -404,7 +420,7 @@ throughput_phys() {
 	for i in $(seq $SMALL); do
 		run "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 	done
-	web_up 10.97.9 within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
+	web_up 10.97.9 "" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
 	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7002" --tls certs --timeout 900 --json
 	done
@@ -590,6 +606,12 @@ for point; do
 	done
 	for g in $guests; do
 		wait_for 300 is_up "$g"
+	done
+	for g in $guests; do
+		case $g in beam | small | rejuv_*) "${g}_enter" ;; esac
+	done
+	for g in $guests; do
+		[ "$g" = nest ] || wait_for 60 reached seq $(($(last_of seq "$g.log") + 2)) "$g.log"
 	done
 	echo "all of them are up"
 	begun=${begun:-$(date +%s)}
