@@ -39,6 +39,7 @@ static FILE *open_recording(const char *kind, const char *of)
 /* Means of what was answered before the first move, while they moved, and after the last; the least in a second of these. */
 struct throughput {
 	double before, while_moving, after, least, begin, end; /* requests/s; s */
+	double requests, failed;
 	size_t moves, n[3];
 };
 
@@ -50,12 +51,14 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 	double a, b;
 
 	*t = (struct throughput){.begin = NAN, .end = NAN, .least = INFINITY};
-	while (in && fgets(line, sizeof(line), in))
+	while (in && fgets(line, sizeof(line), in)) {
+		sscanf(line, "failed %lf %lf", &t->failed, &t->requests);
 		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
 			t->begin = fmin(t->begin, a);
 			t->end = fmax(t->end, b);
 			t->moves++;
 		}
+	}
 	if (in)
 		rewind(in);
 	while (in && fgets(line, sizeof(line), in)) {
@@ -81,7 +84,7 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 void draw_throughput(void)
 {
 	static const char *const names[] = {"beam", "phys"}, *const titles[] = {"beam", "phys, 10 GbE, encrypted"};
-	static const char *const heads[] = {"", "guests moved", "in, s", "requests/s before", "meanwhile", "the least", "after"};
+	static const char *const heads[] = {"", "guests moved", "in, s", "requests/s before", "meanwhile", "the least", "after", "requests, all", "failed"};
 	struct throughput t[ARRAY_LEN(names)];
 	bool there[ARRAY_LEN(names)];
 	FILE *f;
@@ -103,7 +106,7 @@ void draw_throughput(void)
 		return;
 	row(heads, ARRAY_LEN(heads));
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		char *cells[7];
+		char *cells[9];
 
 		if (!there[i])
 			continue;
@@ -114,6 +117,8 @@ void draw_throughput(void)
 		cells[4] = number(t[i].while_moving);
 		cells[5] = number(t[i].least);
 		cells[6] = number(t[i].after);
+		cells[7] = number(t[i].requests);
+		cells[8] = number(t[i].failed);
 		take_row(cells, ARRAY_LEN(cells));
 	}
 	row(NULL, 0);

@@ -47,7 +47,7 @@ restore() {
 	[ -n "$(pid_of hv)" ] || check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
 	for g in one two; do
 		if [ -z "$(pid_of $g)" ]; then
-			start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
+			start_beat_in hv $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --memory 128M
 		elif [ "$(info_of $g placement)" != hv ]; then
 			# (One whose agent talks nonsense takes none: the rejuvenation that follows takes them from where they are.)
 			vmbeam migrate $g --to hv >/dev/null || echo "$g stays in $(info_of $g placement)"

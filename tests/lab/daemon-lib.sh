@@ -62,7 +62,7 @@ is_dead() {
 start_all() {
 	check "hv" vmbeam hypervisor start hv --memory 640M --window 1G >hv.txt
 	for g in one two; do
-		start_beat $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
+		start_beat_in hv $g $g.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --memory 128M
 	done
 }
 # whole WHEN [GUESTS]: each guest runs in hv, and nothing is left over.

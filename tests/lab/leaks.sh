@@ -19,7 +19,7 @@ count() {
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv" vmbeam hypervisor start hv --memory 768M --window 4G >hv.txt
 for g in one two; do
-	start_beat $g $g.log "beat.tick=1000 beat.mem=32M beat.rate=1M" --in hv --memory 128M
+	start_beat_in hv $g $g.log "beat.tick=1000 beat.mem=32M beat.rate=1M" --memory 128M
 done
 check "the first" vmbeam rejuvenate hv --json >first.json
 before=$(count) shared=$(cat shmem)

@@ -47,6 +47,15 @@ start_beat() {
 	wait_for 60 grep -q '^tick 1 ' "$log"
 }
 
+# start_beat_in HYPERVISOR NAME LOG OPTIONS ARGUMENT...: one that boots on the host, where that takes a fraction of the time, emulated, and is
+# then moved in.
+start_beat_in() {
+	into=$1
+	shift
+	start_beat "$@"
+	check "move $name in" vmbeam migrate "$name" --to "$into" >/dev/null
+}
+
 # goes_on LOG: its guest runs.
 goes_on() {
 	before=$(grep -c "^tick " "$1")

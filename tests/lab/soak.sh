@@ -14,16 +14,19 @@ trap keep EXIT
 . "$TOP/tests/lab/daemon-lib.sh"
 echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv" vmbeam hypervisor start hv --memory 768M --cpus 2 --window 2G >hv.txt
-start_beat beat beat.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --in hv --memory 128M
+start_beat_in hv beat beat.log "beat.tick=1000 beat.mem=16M beat.rate=64K" --memory 128M
 i=0
 for g in redis nginx; do
 	i=$((i + 1))
 	make_tap vmbeam-$g 10.97.$i.1/24
-	check "start $g" vmbeam run $g --in hv --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M \
+	check "start $g" vmbeam run $g --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M \
 		--disk "$GUESTS/debian.img,ro" --net tap=vmbeam-$g --serial "$PWD/$g.serial" --detach \
 		--append "console=ttyS0 quiet guest.ip=10.97.$i.2/24" >/dev/null
 done
-for g in redis nginx; do wait_for 200 grep -qs "guest ready" $g.serial; done
+for g in redis nginx; do
+	wait_for 200 grep -qs "guest ready" $g.serial
+	check "move $g in" vmbeam migrate $g --to hv >/dev/null # (a hypervisor would take minutes to boot them, emulated)
+done
 redisload 10.97.1.2 --rate $rate --clients 1 --json >redis.load 2>redis.err &
 redis=$!
 httpload 10.97.2.2 --rate $rate --clients 1 --json >nginx.load 2>nginx.err &
