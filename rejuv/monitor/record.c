@@ -71,11 +71,14 @@ static json_t *curve(const struct aging_store *store, const struct aging_subject
 		k++;
 	if (aging_subject_indicator(s, k, &i)) {
 		double from = fmax(i.first, i.seen - CURVE_DAYS * 86400.), part = 60 * ceil(fmax(i.seen - from, 60) / CURVE_POINTS / 60);
-		double clock = aging_store_clock(store, i.seen) - i.seen, median;
+		double clock = aging_store_clock(store, i.seen) - i.seen;
 
-		for (double t = from; t <= i.seen; t += part)
-			if (!isnan(median = aging_subject_median(s, k, t, t + part)))
+		for (int n = 0; from + n * part <= i.seen; n++) {
+			double t = from + n * part, median = aging_subject_median(s, k, t, t + part);
+
+			if (!isnan(median))
 				json_array_append_new(points, json_pack("[I, f]", (json_int_t)(clock + t), median));
+		}
 	}
 	return points;
 }
