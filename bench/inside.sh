@@ -82,12 +82,11 @@ pair_down() { # NAME
 		check "stop $hv" vmbeam hypervisor stop "$hv"
 	done
 }
-# A nested guest boots, and fills its memory, on the host, where that takes a fraction of the time, emulated, and is moved in when it is up.
 enter() { # HYPERVISOR GUEST...
-	into=$1
+	hypervisor=$1
 	shift
 	for vm; do
-		check "move $vm in" within beam vmbeam migrate "$vm" --to "$into" >/dev/null
+		move_in "$hypervisor" "$vm" within beam
 	done
 }
 beam_to() { # GUEST [OPTION...]
@@ -348,7 +347,7 @@ bystander_up() { # NAME PREFIX... --
 	run "$@"
 }
 web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then; HYPERVISOR: to be moved into ("": none)
-	net=$1 into=$2
+	net=$1 nested_in=$2
 	shift 2
 	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
 		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=$net.2/24" >/dev/null
@@ -357,7 +356,7 @@ web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
 	# shellcheck disable=SC2046 # several names
-	[ -z "$into" ] || enter "$into" $(seq -f small-%g $SMALL) web
+	[ -z "$nested_in" ] || enter "$nested_in" $(seq -f small-%g $SMALL) web
 	rm -f web.load web.progress
 	mkfifo web.progress
 	httpload "$net.2" --rate 0 --clients 2 --progress --json >web.json 2>web.progress &
@@ -382,7 +381,7 @@ web_moved() { # NAME COMMAND...: moves it
 web_down() { # NAME: its recording
 	sleep $WEB_S
 	kill -TERM $load
-	wait $load # (with 1 if requests failed)
+	wait $load || grep -q '"requests"' web.json || fail "httpload: $(cat web.json)" # (requests that failed are in the recording)
 	{
 		sed -n 's/.*"requests":\([0-9]*\),"failures":\([0-9]*\).*/failed \2 \1/p' web.json
 		awk -v b="$began" '/requests/ { if (last) print "rate", $1 - b, $4 / ($1 - last); last = $1 }' web.load
@@ -445,8 +444,7 @@ outside_up() { # ADDRESS PREFIX... -- OPTION...
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.rate=idle beat.mem=16M beat.net=$address_seen/24"; }
 	run seen "$@"
 	wait_for 300 reached seq 2 seen.log
-	every=1
-	case $constants in *,emulated,*) every=20 ;; esac
+	every=$([ $slowness = 1 ] && echo 1 || echo 20)
 	beatpeer "$address_seen" --rate 1000 --interval $every >peer.json 2>peer.err &
 	peer=$!
 	sleep 2
@@ -508,8 +506,7 @@ outside_phys() {
 
 # A guest that writes its memory as fast as it can; when it moves is told by its ticks: four a second, or, emulated, where so many would take
 # a nested guest's CPU, one.
-SPEED_TICKS=16 SPEED_MS=250
-case $constants in *,emulated,*) SPEED_MS=1000 ;; esac
+SPEED_TICKS=16 SPEED_MS=$([ $slowness = 1 ] && echo 250 || echo 1000)
 speed_up() { # SYSTEM PREFIX... -- [OPTION...]: with a guest of the name speed
 	system=$1 size=256 rate=0
 	shift

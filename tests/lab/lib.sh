@@ -25,10 +25,12 @@ refuses() {
 	grep -q -- "$text" refused.err || fail "'$*' said '$(cat refused.err)', not '$text'"
 }
 
-# wait_for SECONDS COMMAND...: until the command succeeds; twice as long at most, as all takes longer where it is emulated, and looking
-# ever more seldom, since there that takes from what is waited for.
+# wait_for SECONDS COMMAND...: until the command succeeds; where it is emulated twice as long, as all takes longer there.  It looks ever
+# more seldom, since that takes from what is waited for.
+slowness=1
+! grep -q "QEMU TCG" /proc/cpuinfo || slowness=2
 wait_for() {
-	tenths=$(($1 * 20)) pause=1
+	tenths=$(($1 * 10 * slowness)) pause=1
 	shift
 	while ! "$@" >/dev/null 2>&1; do
 		[ $tenths -gt 0 ] || fail "waited in vain for: $*"
@@ -47,13 +49,19 @@ start_beat() {
 	wait_for 60 grep -q '^tick 1 ' "$log"
 }
 
-# start_beat_in HYPERVISOR NAME LOG OPTIONS ARGUMENT...: one that boots on the host, where that takes a fraction of the time, emulated, and is
-# then moved in.
+# move_in HYPERVISOR GUEST [PREFIX...]: a guest that is to be nested boots on the host, where that takes a fraction of the time, emulated, and
+# is moved in when it is up.
+move_in() {
+	into=$1 moved=$2
+	shift 2
+	check "move $moved in" "$@" vmbeam migrate "$moved" --to "$into" >/dev/null
+}
+# start_beat_in HYPERVISOR NAME LOG OPTIONS ARGUMENT...: so the memory guest.
 start_beat_in() {
-	into=$1
+	hypervisor=$1
 	shift
 	start_beat "$@"
-	check "move $name in" vmbeam migrate "$name" --to "$into" >/dev/null
+	move_in "$hypervisor" "$name"
 }
 
 # goes_on LOG: its guest runs.

@@ -25,7 +25,7 @@ for g in redis nginx; do
 done
 for g in redis nginx; do
 	wait_for 200 grep -qs "guest ready" $g.serial
-	check "move $g in" vmbeam migrate $g --to hv >/dev/null # (a hypervisor would take minutes to boot them, emulated)
+	move_in hv $g
 done
 redisload 10.97.1.2 --rate $rate --clients 1 --json >redis.load 2>redis.err &
 redis=$!
