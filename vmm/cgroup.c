@@ -16,7 +16,7 @@
 
 #define ROOT "/sys/fs/cgroup"
 
-enum { TRIES = 100, LEAVE_MS = 200, LOOK_MS = 2 };
+enum { TRIES = 100, LEAVE_MS = 2000, LOOK_MS = 2 };
 
 /* NULL: there is none. */
 static char *parent_path(void)
@@ -62,14 +62,32 @@ void cgroup_join(const char *name)
 	free(parent);
 }
 
-/* One that is about to be dead is not told of, and keeps its cgroup for a moment. */
-static bool is_empty(const char *dir)
+/* PF_EXITING of linux/sched.h, the ninth field of proc_pid_stat(5).  One that is gone already is none that is alive. */
+static bool is_exiting(const char *pid)
 {
-	char *path = xasprintf("%s/cgroup.procs", dir), text[24];
+	enum { EXITING = 4 };
+	char *path = xasprintf("/proc/%s/stat", pid), text[512], state;
+	const char *after;
+	unsigned int flags;
 
 	read_text(path, text, sizeof(text));
 	free(path);
-	return !text[0];
+	after = strrchr(text, ')');
+	return !after || sscanf(after, ") %c %*d %*d %*d %*d %*d %u", &state, &flags) != 2 || flags & EXITING;
+}
+
+/* One that ends keeps its cgroup for as long as the kernel takes to close what it had (a KVM VM: 100 ms and more), and a
+ * moment longer, when it is not told of any more. */
+static bool is_in_use(const char *dir)
+{
+	char *path = xasprintf("%s/cgroup.procs", dir), text[512], *rest = NULL;
+	bool alive = false;
+
+	read_text(path, text, sizeof(text));
+	free(path);
+	for (char *pid = strtok_r(text, "\n", &rest); pid && !alive; pid = strtok_r(NULL, "\n", &rest))
+		alive = !is_exiting(pid);
+	return alive;
 }
 
 void cgroup_remove(const char *name)
@@ -81,7 +99,7 @@ void cgroup_remove(const char *name)
 	if (!parent)
 		return;
 	dir = xasprintf("%s/%s", parent, name);
-	for (int ms = 0; ms < LEAVE_MS && rmdir(dir) && errno == EBUSY && is_empty(dir); ms += LOOK_MS)
+	for (int ms = 0; ms < LEAVE_MS && rmdir(dir) && errno == EBUSY && !is_in_use(dir); ms += LOOK_MS)
 		poll(NULL, 0, LOOK_MS);
 	free(dir);
 	all = opendir(parent);
