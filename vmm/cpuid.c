@@ -170,9 +170,10 @@ static void filter(struct kvm_cpuid_entry2 *en, bool nesting, bool tcg)
 			en->eax &= 0xe7; /* x87, SSE, AVX, AVX512 */
 		break;
 	case 0x40000001:
-		/* The clock and steal time; not async page faults, whose tokens cannot be moved. */
+		/* The clock, steal time, and an end of interrupt that is no exit; not async page faults, whose tokens cannot be moved. */
 		en->eax &= BIT(KVM_FEATURE_CLOCKSOURCE) | BIT(KVM_FEATURE_NOP_IO_DELAY) |
 			   BIT(KVM_FEATURE_CLOCKSOURCE2) | BIT(KVM_FEATURE_STEAL_TIME) |
+			   BIT(KVM_FEATURE_PV_EOI) |
 			   BIT(KVM_FEATURE_CLOCKSOURCE_STABLE_BIT);
 		break;
 	case 0x40000000:
