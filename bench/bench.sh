@@ -1,24 +1,27 @@
 #!/bin/sh
 # bench.sh [quick|all|P1...P10]... [--out DIR] [--systems NAME,NAME...]: the paper's plots; `vmbeam bench`.
 #
-# Every run of every call stays in DIR/results.csv (default build/bench/results); what is there already, of the same version, is
+# Every run of every call stays in DIR/results.csv (default build/bench/results; the lab may write below build/ only: to
+# elsewhere what it has measured comes when the call ends); what is there already, of the same version, is
 # not measured again, so that a call that was cut off goes on.  All runs of a point, one of each system after another, are in one
 # lab, or right here where there is /dev/kvm (inside.sh).  When the emulator breaks down (status 125 of `vmbeam lab`) what is left
 # runs in a fresh one, RETRIES times at most.  At last the report is written (report.c).  Columns:
 #   call, machine, where, lab, vmbeam   when, on what and whether emulated, the number of this lab, version
 #   system, size, rate, round           what was run; MiB, MiB/s written by the guest (0: its memory is filled, and stays)
 #   outcome                             "ok" or what went wrong; then figures are missing
-#   total, downtime                     ns, as the engine accounts for them
+#   mode                                how it was moved, by the engine's word
+#   total, downtime                     ns, as the engine accounts for them: without warming
 #   gap                                 ns, the longest time that a real-time thread of the guest had no CPU around the move
 #   wire, bytes                         bytes that network interfaces carried; that the engine sent
-#   cpu, base, wall                     ns of CPU time that the system's processes used, that they had used in the second before, and
-#                                       how long the command took
+#   cpu, base, wall                     ns of CPU time that the system's processes used, that they use a second while nothing moves, and
+#                                       how long the command took; all other guests stand still meanwhile
+#   written                             bytes of pages that the guest wrote a second, before
 set -u
 from=$PWD
 cd "$(dirname "$0")/.." || exit 1
 RETRIES=3
 out=build/bench/results only= what=
-# What copies takes minutes a GiB where it is emulated: it has fewer rounds.
+# What copies takes minutes a GiB where it is emulated: not all of it has several rounds at all sizes.
 remaps="beam cold small small_cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
 others="warm rejuv_1 rejuv_2 rejuv_4 rejuv_8 rejuv_16"
 usage() {
@@ -46,12 +49,39 @@ for s in $(echo "$only" | tr , ' '); do
 done
 mkdir -p "$out" || exit 1
 out=$(realpath "$out")
-csv=$out/results.csv
-version="$(git describe --always --dirty 2>/dev/null || echo unknown) QEMU $(sed 's/.*version \([0-9.]*\).*/\1/' build/bench/qemu10/version)"
-call=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 where=native
 [ -c /dev/kvm ] || where=emulated
-machine=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1 | tr -d '",')
+dir=$out
+bring() { [ "$dir" = "$out" ] || cp -a "$dir/." "$out/"; }
+if [ $where = emulated ] && [ "${out#"$PWD/build/"}" = "$out" ]; then
+	# (One for each DIR: what a call that was killed has left there is brought first.)
+	dir=$PWD/build/bench/out-$(echo "$out" | cksum | cut -d' ' -f1)
+	[ ! -d "$dir" ] || bring || exit 1
+	rm -rf "$dir" && cp -a "$out" "$dir" || exit 1
+	trap 'bring && rm -rf "$dir"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+fi
+exec 9>"$dir.lock"
+flock -n 9 || usage "$out: another call writes there"
+csv=$dir/results.csv
+# The version of what is measured: its sources' last commit, and what they differ from that by.
+sources="vmm nested migrate zerocopy rejuv aging-monitor proto bench tests/guests"
+# shellcheck disable=SC2086 # several folders
+if commit=$(git log -1 --format=%h -- $sources 2>/dev/null) && [ -n "$commit" ]; then
+	changes=$(git diff HEAD -- $sources | cksum | cut -d' ' -f1)
+	git diff --quiet HEAD -- $sources || commit=$commit+$changes
+else
+	commit=$(cat build/vmbeam build/vmbeam-vmm build/vmbeam-migrate | cksum | cut -d' ' -f1)
+fi
+qemu=$(sed 's/.*version \([0-9.]*\).*/\1/' build/bench/qemu10/version)
+version="$commit QEMU $qemu"
+call=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+machine=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1 | tr -d "\"',<>&")
+# What is there of another version is not confused with what this one does.
+mkdir -p "$csv.d"
+[ "$(cat "$csv.d/version" 2>/dev/null)" = "$version" ] || rm -f "$csv.d"/*-*-*-*
+echo "$version" >"$csv.d/version"
 
 # chosen SYSTEM...: those that are asked for.
 chosen() {
@@ -74,23 +104,25 @@ copied() {
 	rounds=$1
 	shift
 	for at; do
-		point "$at" 0 5 $remaps
+		point "$at" 0 3 $remaps
 		point "$at" 0 "$rounds" $copies
 	done
 }
 # What does not copy goes further: to the largest that fit beside each other.
 sizes() {
+	copied 3 256
 	copied 1 1024
-	copied 2 256
+	point 1024 0 3 nest plain_nest phys plain_phys
 	copied 1 512
 	for at in 2048 4096; do
-		point "$at" 0 5 beam cold host
+		point "$at" 0 3 beam cold host
 	done
 }
+# To more than a link carries: 1 GbE, or, emulated, encryption, some 7 MB/s.
 rates() {
-	for at in 0 2 8 32; do
-		point 256 $at 5 beam host
-		point 256 $at 1 phys nest
+	for at in 0 $([ $where = native ] && echo 32 119 256 || echo 2 8 32); do
+		point 256 "$at" 3 beam host
+		point 256 "$at" 1 phys nest
 	done
 }
 plan() {
@@ -102,13 +134,17 @@ plan() {
 			;;
 		P1 | P3) sizes ;;
 		P2 | P4) rates ;;
-		P5 | P6 | P7 | P8) copied 1 1024 ;;
+		P5 | P6 | P7 | P8)
+			copied 1 1024
+			point 1024 0 3 nest plain_nest phys plain_phys
+			;;
 		all)
 			sizes
 			point 1024 0 3 warm
 			rates
-			point 128 0 5 rejuv_1 rejuv_2 rejuv_4 rejuv_8
-			point 128 0 2 rejuv_16
+			point 128 0 3 rejuv_1 rejuv_2 rejuv_4 rejuv_8
+			point 128 0 1 rejuv_16
+			point 512 0 2 rejuv_4 # (the model is tried there)
 			;;
 		esac
 	done | awk '!seen[$0]++'
@@ -117,8 +153,8 @@ plan() {
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "outside-beam outside-host outside-phys throughput-beam throughput-phys speed-beam speed-host speed-phys overhead ageing connections" ;;
-		P9) echo "throughput-beam throughput-phys" ;;
+		all) echo "outside-beam outside-host outside-phys throughput-beam throughput-redis throughput-phys speed-beam speed-host speed-phys overhead extents ageing connections" ;;
+		P9) echo "throughput-beam throughput-redis throughput-phys" ;;
 		P3) echo "outside-beam outside-host outside-phys" ;;
 		P10) echo ageing ;;
 		esac
@@ -132,54 +168,57 @@ in_lab() {
 # Those of the plan that have no result yet.
 left() {
 	plan | while read -r size rate round s; do
-		grep -qs ",$version,$s,$size,$rate,$round,\"ok\"," "$csv" || echo "$size $rate $round $s"
+		grep -qs ",\"$machine\",$where,[0-9]*,$version,$s,$size,$rate,$round,\"ok\",\([^,]*,\)\{9\}[0-9]*$" "$csv" || echo "$size $rate $round $s"
 	done
 }
 # Of such lines one word for each point (inside.sh).  Hypervisors with many guests are not there at the same time.
 points() {
-	awk '{ k = $1 ":" $2 ($4 ~ /^rejuv/ ? $4 : ""); if (!(k in at)) { at[k] = ++n; name[n] = $1 ":" $2 }
+	awk '{ k = $1 ":" $2 ($4 ~ /^(rejuv|warm)/ ? $4 : ""); if (!(k in at)) { at[k] = ++n; name[n] = $1 ":" $2 }
 		i = at[k]; r = i SUBSEP $3; if (!(r in list)) order[i] = order[i] " " $3
 		list[r] = list[r] (r in list && list[r] != "" ? "," : "") $4 }
 		END { for (i = 1; i <= n; i++) { text = ""; m = split(order[i], rounds, " ")
 			for (j = 1; j <= m; j++) text = text (j > 1 ? "+" : "") rounds[j] "=" list[i SUBSEP rounds[j]]
 			print name[i] ":" text } }'
 }
-header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downtime,gap,wire,bytes,cpu,base,wall"
+header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,mode,total,downtime,gap,wire,bytes,cpu,base,wall,written"
 [ -s "$csv" ] || echo "$header" >"$csv"
 [ "$(head -n 1 "$csv")" = "$header" ] || usage "$csv has other columns: choose another --out"
 
+peers="QEMU $qemu beside it; guests and hypervisors with $(grep -a -m 1 -o 'Linux version [0-9][0-9.a-z-]*' build/lab/vmlinux | head -n 1)"
+[ $where = native ] || peers="$peers; emulated by $(qemu-system-x86_64 --version | sed -n 's/^\(QEMU emulator version [0-9.]*\).*/\1/p')"
 lab=0
 while [ $lab -le $RETRIES ]; do
-	left >"$out/left"
-	[ -s "$out/left" ] || [ -n "$(in_lab)" ] || break
+	left >"$dir/left"
+	[ -s "$dir/left" ] || [ -n "$(in_lab)" ] || break
 	lab=$((lab + 1))
-	echo "$(wc -l <"$out/left") runs are left"
+	echo "$(wc -l <"$dir/left") runs are left"
 	# shellcheck disable=SC2046 # several points
-	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$out/left")" \
-		$(points <"$out/left") $(in_lab)
+	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- env MACHINE="$peers" sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$dir/left")" \
+		$(points <"$dir/left") $(in_lab)
 	status=$?
 	[ $status = 125 ] || break
 	echo "the emulator broke down (see above)"
 done
-rm -f "$out/left"
+rm -f "$dir/left"
 # The migration engine alone, without a VM, over connections: right here, nothing of it is emulated.
 connections() {
-	build/vmbeam certs "$out/certs" >/dev/null || return 1
+	build/vmbeam certs "$dir/certs" >/dev/null || return 1
 	echo "# $version"
 	for round in 1 2 3; do
-		build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$out/certs" >"$out/stream" || return 1
-		awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }' "$out/stream"
-		build/bench/stream --memory 2G --connections 1,2,4,8 >"$out/stream" || return 1
-		awk '$1 ~ /^[0-9]+$/ { print "plain", $1, $3 }' "$out/stream"
+		build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$dir/certs" >"$dir/stream" || return 1
+		awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }' "$dir/stream"
+		build/bench/stream --memory 2G --connections 1,2,4,8 >"$dir/stream" || return 1
+		awk '$1 ~ /^[0-9]+$/ { print "plain", $1, $3 }' "$dir/stream"
 	done
 }
 if recordings | grep -qx connections; then
 	echo "the engine over 1 to 8 connections"
 	mkdir -p "$csv.d"
 	connections >"$csv.d/connections.new" && mv "$csv.d/connections.new" "$csv.d/connections"
-	rm -rf "$out/certs" "$out/stream"
+	rm -rf "$dir/certs" "$dir/stream"
 fi
-build/bench/report "$out" ${DOCS:+--docs "$DOCS"} || exit 1
+bring
+build/bench/report "$out" --version "$version" ${DOCS:+--docs "$DOCS"} || exit 1
 missing=$(
 	left
 	recordings

@@ -5,12 +5,13 @@
 # Instead of a point: `ageing`, a hypervisor that leaks memory and disk, as the ageing monitor sees it (P10); `throughput-SYSTEM`, requests a
 # second of a web service while it and other small guests move one after another (P9); `outside-SYSTEM`, how long a guest that moves does not
 # answer; `speed-SYSTEM`, how fast a guest writes its memory before,
-# while and after it moves; `overhead`, jobs that a guest times on the host and in a hypervisor; each into a file of that name.  A point is
+# while and after it moves; `overhead`, jobs that a guest times on the host and in a hypervisor; `extents`, moves of two guests that differ in
+# how many pieces their memory is; each into a file of that name.  A point is
 # SIZE:RATE:ROUND=SYSTEM,SYSTEM...+ROUND=SYSTEM...: memory of the guest in MiB, how much of it it writes, in MiB/s (0: none, its memory
 # is filled and stays).  The guests of all systems are there at once; a round moves each of its systems' once, one after the other.  A
 # line of RESULTS is CONSTANTS, a comma, and the figures; a folder RESULTS.d holds what `stamp` saw of each run.
 set -u
-BASE_MS=1000 EVERY_MS=20 CGROUPS=/sys/fs/cgroup
+EVERY_MS=20 CGROUPS=/sys/fs/cgroup
 results=$1 constants=$2 runs=$3
 shift 3
 TOP=$(pwd)
@@ -18,7 +19,7 @@ export LAB=$TOP/build/lab GUESTS=$TOP/build/guests
 export PATH=$TOP/build/bench:$TOP/build:$GUESTS:$PATH VMBEAM_TEST=1
 T=/tmp/bench
 rm -rf $T && mkdir -p $T "$results.d" && cd $T || exit 1
-export VMBEAM_STATE_DIR=$T/state VMBEAM_CGROUP=
+export VMBEAM_STATE_DIR=$T/state VMBEAM_RUNTIME_DIR=$T/run VMBEAM_CGROUP=
 . "$TOP/tests/lab/lib.sh"
 . "$TOP/bench/nest/lib.sh"
 . "$TOP/bench/qemu-lib.sh"
@@ -28,7 +29,37 @@ keep() {
 	mkdir -p "$results.d/last"
 	cp "$T"/*.log "$T"/*.out "$T"/*err "$T"/*.json "$T"/stamp.t "$results.d/last" 2>/dev/null
 }
-trap keep EXIT
+THP=/sys/kernel/mm/transparent_hugepage
+thp_before=$(sed 's/.*\[\(.*\)\].*/\1/' $THP/shmem_enabled) scan_before=$(cat $THP/khugepaged/scan_sleep_millisecs)
+# All VMs are in folders of our own, all processes children of this one's, all network devices named here.
+stop_all() { # but NAME...
+	for vm in "$T"/run/*/control "$T"/here/*/control "$T"/there/*/control; do
+		[ -S "$vm" ] || continue
+		name=$(basename "${vm%/control}")
+		case " $* " in *" $name "*) ;; *) VMBEAM_RUNTIME_DIR=$(dirname "${vm%/*/control}") vmbeam stop "$name" --force >/dev/null 2>&1 ;; esac
+	done
+}
+qemus() { cat "$T"/qemu.pid* 2>/dev/null; }
+tear_down() {
+	keep
+	stop_all
+	# shellcheck disable=SC2046 # several of them
+	kill $(jobs -p) $(qemus) 2>/dev/null
+	for m in here there; do
+		ip netns pids $m 2>/dev/null | xargs -r kill 2>/dev/null
+		ip netns del $m 2>/dev/null
+	done
+	for link in nest nest1 nest2 lan web out; do
+		ip link del $link 2>/dev/null
+	done
+	echo "$thp_before" >$THP/shmem_enabled
+	echo "$scan_before" >$THP/khugepaged/scan_sleep_millisecs
+}
+trap tear_down EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+# What has pages of 4 KiB keeps them.
+echo 1000000000 >$THP/khugepaged/scan_sleep_millisecs
 
 # What each system's processes use is counted in cgroups of its own: beam, host, nest, here, there, qemu.
 mountpoint -q $CGROUPS || mount -t cgroup2 cgroup2 $CGROUPS || fail "no cgroups"
@@ -36,15 +67,18 @@ mountpoint -q $CGROUPS || mount -t cgroup2 cgroup2 $CGROUPS || fail "no cgroups"
 within() {
 	sh -c "echo 0 >$CGROUPS/$1/cgroup.procs && shift && exec \"\$@\"" sh "$@"
 }
-echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+echo advise >$THP/shmem_enabled
 for c in beam host nest here there qemu; do
 	mkdir -p $CGROUPS/$c
 done
 
 # ---- each system: NAME_up once, NAME_start and NAME_stop the guest of a point, NAME_move; the guest's lines come to NAME.log
 
+# A tick is a line, and emulated each of its characters costs a nested guest 3 ms: one that only waits has fewer.  What is used anyway is
+# looked at for as long as it takes from one to the next.
+IDLE_TICK=$([ $slowness = 1 ] && echo 1000 || echo 3000) meter="--base $IDLE_TICK --every $EVERY_MS"
 options() { # of the guest
-	echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.threads=1 beat.thp=1 beat.mem=70% beat.rate=$([ "$rate" = 0 ] && echo idle || echo "${rate}M")"
+	echo "console=ttyS0 quiet panic=-1 beat.tick=$([ "$rate" = 0 ] && echo $IDLE_TICK || echo 1000) beat.threads=1 beat.thp=1 beat.mem=70% beat.rate=$([ "$rate" = 0 ] && echo idle || echo "${rate}M")"
 }
 # run NAME [PREFIX...] -- [OPTION...]
 run() {
@@ -92,30 +126,34 @@ enter() { # HYPERVISOR GUEST...
 beam_to() { # GUEST [OPTION...]
 	g=$1 to=$(other_of "$1")
 	shift
-	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate "$g" --to "$to" "$@" --json >move.json
+	stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam migrate "$g" --to "$to" --mode zero-copy "$@" --json >move.json
 }
 
-beam_up() { [ -e /run/vmbeam/hv-a ] || pair_up hv 512M 8G; }
+beam_up() { [ -e "$T/run/hv-a" ] || pair_up hv 512M 8G; }
 beam_start() { run beam within beam --; }
 beam_enter() { enter hv-a beam; }
 beam_stop() { check "stop beam" vmbeam stop beam --timeout 60; }
 beam_move() { beam_to beam; }
 cold_move() { beam_to beam --no-warm; }
 
-# (The guest is that of beam; its hypervisor is started anew under it.)
-warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate "$(info_of beam placement)" --method warm --json >move.json; }
+# Its hypervisor is started anew under it.
+warm_up() { check "hv-w" within beam vmbeam hypervisor start hv-w --memory 512M --window 4G >/dev/null; }
+warm_start() { run warm within beam --; }
+warm_enter() { enter hv-w warm; }
+warm_stop() { check "stop warm" vmbeam stop warm --timeout 60; }
+warm_move() { stamp stamp.t $meter --cgroup $CGROUPS/beam -- vmbeam rejuvenate hv-w --method warm --json >move.json; }
 
 # The same, on pages of 4 KiB.
 small_up() { beam_up; }
 small_start() {
 	# (The others' pages are to be large.)
 	for other in $guests; do
-		[ $other = small ] || wait_for 600 is_up $other
+		case $other in small | nest | qemu) ;; *) wait_for 600 is_up $other ;; esac # (nest has memory of its hypervisor's, QEMU its own)
 	done
-	echo never >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+	echo never >$THP/shmem_enabled
 	run small within beam --
 	wait_for 600 is_up small
-	echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
+	echo advise >$THP/shmem_enabled
 }
 small_enter() { enter hv-a small; }
 small_stop() { check "stop small" vmbeam stop small --timeout 60; }
@@ -125,7 +163,7 @@ small_cold_move() { beam_to small --no-warm; }
 host_up() { :; }
 host_start() { run host within host --; }
 host_stop() { check "stop host" vmbeam stop host --timeout 60; }
-host_move() { stamp stamp.t $meter --cgroup $CGROUPS/host -- vmbeam migrate host --to fresh --json >move.json; }
+host_move() { stamp stamp.t $meter --cgroup $CGROUPS/host -- vmbeam migrate host --to fresh --mode zero-copy --json >move.json; }
 
 nest_start() {
 	nest_at=1 nest_other=2
@@ -137,13 +175,15 @@ nest_stop() {
 	nest_fetch $nest_at nest
 }
 carried() { sum_of cat /sys/class/net/nest1/statistics/rx_bytes /sys/class/net/nest1/statistics/tx_bytes; }
+# All that there is here: of those that need no network.
+anything() { sum_of cat /sys/class/net/*/statistics/tx_bytes; }
 # nest_to PORT SCHEME OPTIONS
 nest_to() {
 	port=$1
 	shift
 	wire=$(carried)
 	stamp stamp.t $meter --cgroup $CGROUPS/nest -- sh -c "printf '%s\necho \"done \$?\"; exit\n' \
-		'vmbeam migrate nest --to $1://10.8.0.$nest_other:$port $2 --timeout 900 --downtime-limit 1000 --json </dev/null' |
+		'vmbeam migrate nest --to $1://10.8.0.$nest_other:$port $2 --mode pre-copy --timeout 600 --json </dev/null' |
 		socat -t 900 - TCP:10.8.0.$nest_at:99" >inside.out 2>&1
 	grep -q "^done 0$" inside.out || fail "nest: $(cat inside.out)"
 	wire=$(($(carried) - wire))
@@ -183,7 +223,7 @@ phys_to() {
 	cable "$4"
 	wire=$(sent)
 	stamp stamp.t $meter --cgroup $CGROUPS/$phys_at --cgroup $CGROUPS/$phys_other -- ip netns exec $phys_at \
-		env VMBEAM_RUNTIME_DIR="$T/$phys_at" vmbeam migrate phys --to "$2://$(address $phys_other):$1" $3 --timeout 900 --downtime-limit 1000 --json >move.json
+		env VMBEAM_RUNTIME_DIR="$T/$phys_at" vmbeam migrate phys --to "$2://$(address $phys_other):$1" $3 --mode pre-copy --timeout 600 --json >move.json
 	status=$?
 	wire=$(($(sent) - wire))
 	return $status
@@ -222,8 +262,9 @@ qemu_stop() {
 qemu_to() {
 	wire=$(sent)
 	qemu $((qemu_n + 1)) stamp stamp.t $meter --gone "$(cat "qemu.pid$qemu_n")" --cgroup $CGROUPS/qemu -- \
-		ip netns exec "$3" env LD_LIBRARY_PATH="$qemu_libs" qemu-move "$1" "qmp$qemu_n" "qmp$((qemu_n + 1))" "$2" -- >move.json
+		timeout 600 ip netns exec "$3" env LD_LIBRARY_PATH="$qemu_libs" qemu-move "$1" "qmp$qemu_n" "qmp$((qemu_n + 1))" "$2" -- >move.json
 	status=$?
+	[ $status = 0 ] || kill "$(cat "qemu.pid$((qemu_n + 1))")" 2>/dev/null
 	wire=$(($(sent) - wire))
 	return $status
 }
@@ -262,7 +303,7 @@ rejuv_stop() {
 
 # Whose guest it is that moves.
 guest_of() {
-	case $1 in beam | cold | warm) echo beam ;; small | small_cold) echo small ;; nest | plain_nest) echo nest ;; phys | phys10 | plain_phys) echo phys ;; qemu_*) echo qemu ;; *) echo "$1" ;; esac
+	case $1 in beam | cold) echo beam ;; small | small_cold) echo small ;; nest | plain_nest) echo nest ;; phys | phys10 | plain_phys) echo phys ;; qemu_*) echo qemu ;; *) echo "$1" ;; esac
 }
 guests_of() {
 	for s in $(echo "$1" | sed 's/[0-9]*=//g' | tr ',+' '  '); do
@@ -272,39 +313,120 @@ guests_of() {
 
 # ---- runs
 
+# Where a guest is, before each run: what was to move it may have failed.
+locate() {
+	case $1 in
+	nest)
+		nest_at=1 nest_other=2
+		inside 1 "vmbeam info nest >/dev/null 2>&1" | grep -q "^done 0$" || nest_at=2 nest_other=1
+		;;
+	phys)
+		phys_at=here phys_other=there
+		[ -S "$T/here/phys/control" ] || phys_at=there phys_other=here
+		;;
+	qemu)
+		for n in $(ls qemu.pid* | sed 's/qemu.pid//' | sort -n); do
+			kill -0 "$(cat "qemu.pid$n")" 2>/dev/null && qemu_n=$n
+		done
+		qemu_at=here qemu_other=there
+		[ "$(ip netns identify "$(cat "qemu.pid$qemu_n")")" = here ] || qemu_at=there qemu_other=here
+		;;
+	esac
+}
+# The other guests stand still while one is measured.
+still() { # pause or resume, GUEST that is not meant
+	for other in $guests; do
+		[ "$other" != "$2" ] || continue
+		case $other in
+		nest) locate nest && inside $nest_at "vmbeam $1 nest" | grep -q "^done 0$" ;;
+		phys) locate phys && on $phys_at vmbeam "$1" phys ;;
+		qemu) locate qemu && kill -$([ "$1" = pause ] && echo STOP || echo CONT) "$(cat "qemu.pid$qemu_n")" ;;
+		rejuv_*) ;; # (is alone)
+		*) vmbeam "$1" "$other" ;;
+		esac || return 1
+	done
+}
+
 # Lines of its log, wherever that is.
+nest_lines() { inside $nest_at "tail -n 4 /tmp/nest.log" | grep -v ^done; }
 nest_ticked() {
-	inside $nest_at "tail -n 2 /tmp/nest.log" | grep -q "^tick [$1-9]\|^tick [0-9][0-9]"
+	nest_lines | grep -q "^tick [$1-9]\|^tick [0-9][0-9]"
 }
 is_up() { # GUEST: its memory is filled, and it has ticked so often
 	if [ "$1" = nest ]; then
-		nest_ticked 5
+		nest_ticked 2
 	else
-		reached seq 5 "$1.log"
+		reached seq 2 "$1.log"
 	fi
 }
-# The longest time that its real-time thread had no CPU, as its first ticks after the move tell.
+# The last lines of its log; what nest said before it came where it is, is here.
+lines_of() {
+	if [ "$1" = nest ]; then
+		nest_lines
+	else
+		tail -n 4 "$1.log"
+	fi >lines
+}
+tick_of() { # GUEST KEY
+	lines_of "$1"
+	last_of "$2" lines
+}
+ticks_on() { # GUEST N
+	now=$(tick_of "$1" seq)
+	[ "${now:--1}" -ge "$2" ]
+}
+# The longest time that its real-time thread had no CPU, as all ticks tell from the last before the command to the first that came
+# wholly after it; pgap is what it had none while it printed.
 gap_of() {
 	g=$1
+	lines_of "$g"
+	at=$(last_of seq lines)
+	wait_for 60 ticks_on "$g" $((${at:--1} + 2))
 	if [ "$g" = nest ]; then
-		wait_for 60 nest_ticked 0
-		inside $nest_at "head -n 3 /tmp/nest.log" >after
+		inside $nest_at "cat /tmp/nest.log" | cat nest.log - >all
 	else
-		wait_for 60 reached seq $((before + 2)) "$g.log"
-		awk -v n="$before" '$1 == "tick" && $2 > n && $2 <= n + 2' "$g.log" >after
+		tail -n 2000 "$g.log" >all
 	fi
-	sed -n 's/.* maxgap=\([0-9]*\) .*/\1/p' after | sort -n | tail -n 1
+	awk -v n="$before" '$1 == "tick" && $2 > n' all | tr ' ' '\n' | sed -n 's/^\(maxgap\|pgap\)=\([0-9]*\)$/\2/p' | sort -n | tail -n 1
 }
+# measure SYSTEM: one run; its figures.
 measure() {
 	system=$1 guest=$(guest_of "$1") wire=
-	meter="--base $BASE_MS --every $EVERY_MS"
-	before=$([ "$guest" = nest ] || last_of seq "$guest.log")
+	rm -f move.json stamp.t figures
+	locate "$guest"
+	still pause "$guest" || fail "the others do not stand still"
+	before=$(tick_of "$guest" seq) wrote=
+	if [ "$rate" != 0 ]; then
+		# (What it did while the others were measured is in its next two ticks.)
+		wait_for 60 ticks_on "$guest" $((${before:--1} + 2))
+		lines_of "$guest"
+		wrote=$(last_of written lines) since=$(last_of mono lines)
+		wait_for 60 ticks_on "$guest" $((${before:--1} + 4))
+		lines_of "$guest"
+		wrote=$(awk -v a="$wrote" -v b="$(last_of written lines)" -v s="$since" -v e="$(last_of mono lines)" 'BEGIN { printf "%.0f", (b - a) * 1e9 / (e - s) }')
+		before=$(tick_of "$guest" seq)
+	fi
+	loose=$(anything)
 	"${system}_move" || fail "$system: $(cat move.json) $(cat err)"
-	gap=$(gap_of "$guest")
+	[ -n "$wire" ] || wire=$(($(anything) - loose))
+	mode=$(json move.json mode)
+	case $system in
+	beam | cold | small* | host) wanted=zero-copy ;;
+	nest | phys* | plain_*) wanted=pre-copy ;;
+	*) wanted=$mode ;;
+	esac
+	[ "$mode" = "$wanted" ] || fail "$system: moved by $mode: $(json move.json fallback_reason)"
+	gap=
+	if [ "$rate" = 0 ]; then # (it does not look at its clock)
+		wait_for 60 ticks_on "$guest" $((${before:--1} + 1))
+	else
+		gap=$(gap_of "$guest")
+	fi
+	[ "$guest" = nest ] || [ "$guest" = qemu ] || beatcheck --min ticks=5 "$guest.log" >verdict 2>&1 || fail "$guest has lost something: $(cat verdict)"
 	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' stamp.t)
 	# QEMU's own total is without starting the destination.
 	case $system in qemu_*) total=$wall ;; *) total=$(json move.json total_ns) ;; esac
-	echo "$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall" >figures
+	echo "${mode:-$system},$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall,$wrote" >figures
 }
 
 # recorded NAME: what it reads is what there is to record.
@@ -342,7 +464,7 @@ uptime_s() { cut -d' ' -f1 /proc/uptime; }
 # The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing and hardly say so.
 # Emulated, where a nested exit takes 1 ms, the ticks of a guest that is never idle take all of its CPU: it is asked that often a second
 # then, and not as often as it answers (0).
-SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10)
+SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10) LOADER=httpload
 bystander_up() { # NAME PREFIX... --
 	size=128 rate=0
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=5000 beat.threads=1 beat.mem=16M beat.rate=idle"; }
@@ -358,10 +480,10 @@ web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
 	# shellcheck disable=SC2046 # several names
-	[ -z "$nested_in" ] || enter "$nested_in" $(seq -f small-%g $SMALL) web
+	[ -z "$nested_in" ] || enter "$nested_in" $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web
 	rm -f web.load web.progress
 	mkfifo web.progress
-	httpload "$net.2" --rate $WEB_RATE --clients 2 --progress --json >web.json 2>web.progress &
+	$LOADER "$net.2" --rate $WEB_RATE --clients 2 --progress --json >web.json 2>web.progress &
 	load=$!
 	# (Each line with the time at which it came.)
 	while read -r line; do
@@ -383,10 +505,10 @@ web_moved() { # NAME COMMAND...: moves it
 web_down() { # NAME: its recording
 	sleep $WEB_S
 	kill -TERM $load
-	wait $load || grep -q '"requests"' web.json || fail "httpload: $(cat web.json)" # (requests that failed are in the recording)
+	wait $load || grep -q '"requests"' web.json || fail "$LOADER: $(cat web.json)" # (requests that failed are in the recording)
 	{
 		echo "asked $WEB_RATE"
-		sed -n 's/.*"requests":\([0-9]*\),"failures":\([0-9]*\).*/failed \2 \1/p' web.json
+		sed -n 's/.*"requests":\([0-9]*\),"failures":\([0-9]*\).*"longest_gap_ns":\([0-9]*\).*/failed \2 \1 \3/p' web.json
 		awk -v b="$began" '/requests/ { if (last) print "rate", $1 - b, $4 / ($1 - last); last = $1 }' web.load
 		awk -v b="$began" '{ print $1, $2 - b, $3 - b, $4 }' moves
 	} | recorded "$1"
@@ -398,15 +520,20 @@ throughput_beam() {
 		bystander_up "small-$i" within beam --
 	done
 	web_up 10.97.8 web-a within beam vmbeam run web
-	for g in $(seq -f small-%g $SMALL) web; do
+	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
 		web_moved "$g" vmbeam migrate "$g" --to web-b --json
 	done
-	web_down throughput-beam
-	for g in $(seq -f small-%g $SMALL) web; do
+	web_down throughput-$([ $LOADER = redisload ] && echo redis || echo beam)
+	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
 		vmbeam stop "$g" --force
 	done
 	pair_down web
 	ip link del web
+}
+# The same of a redis, alone.
+throughput_redis() {
+	SMALL=0 LOADER=redisload
+	throughput_beam
 }
 # A network that reaches both machines, with a tap `web` in each.
 phys_net() {
@@ -429,11 +556,11 @@ throughput_phys() {
 		bystander_up "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 	done
 	web_up 10.97.9 "" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
-	for g in $(seq -f small-%g $SMALL) web; do
+	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
 		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7002" --tls certs --timeout 900 --json
 	done
 	web_down throughput-phys
-	for g in $(seq -f small-%g $SMALL) web; do
+	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
 		on there vmbeam stop "$g" --force
 	done
 }
@@ -461,12 +588,14 @@ longest_gap() { # since it was asked last
 }
 outside_moved() { # COMMAND...
 	longest_gap >/dev/null
-	sleep 2
-	echo "still $(longest_gap)" >>gaps
+	from=$(uptime_s)
 	check "move" "$@" >move.json
 	sleep 1
 	echo "gap $(longest_gap)" >>gaps
 	echo "downtime $(json move.json downtime_ns)" >>gaps
+	# As long without a move.
+	sleep "$(awk -v a="$from" -v b="$(uptime_s)" 'BEGIN { print b - a }')"
+	echo "still $(longest_gap)" >>gaps
 }
 outside_down() { # NAME
 	kill -TERM $peer
@@ -498,13 +627,13 @@ outside_host() {
 outside_phys() {
 	phys_net
 	outside_up 10.97.9.3 within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" -- --net tap=web
-	from=here to=there
+	from_m=here to_m=there
 	for i in $(seq $PINGS); do
-		outside_moved on $from vmbeam migrate seen --to "tls://$(address $to):7002" --tls certs --timeout 900 --json
-		x=$from from=$to to=$x
+		outside_moved on $from_m vmbeam migrate seen --to "tls://$(address $to_m):7002" --tls certs --timeout 900 --json
+		x=$from_m from_m=$to_m to_m=$x
 	done
 	outside_down outside-phys
-	check "stop" on $from vmbeam stop seen --force
+	check "stop" on $from_m vmbeam stop seen --force
 }
 
 # A guest that writes its memory as fast as it can; when it moves is told by its ticks: four a second, or, emulated, where so many would take
@@ -568,7 +697,7 @@ overhead() {
 		for job in cpu mem touch exit io; do
 			for g in plain nested; do
 				n=$(grep -c "^job $job ns=" $g.log)
-				printf '%s\n' $job | socat -t 0.2 - UNIX-CONNECT:/run/vmbeam/$g/console >/dev/null
+				printf '%s\n' $job | socat -t 0.2 - UNIX-CONNECT:$T/run/$g/console >/dev/null
 				wait_for 120 sh -c "[ \$(grep -c '^job $job ns=' $g.log) -gt $n ]"
 			done
 		done
@@ -578,6 +707,39 @@ overhead() {
 		check "stop" vmbeam stop $g --force
 	done | recorded overhead
 	check "stop" vmbeam hypervisor stop hv-over
+}
+
+# Pieces of a guest's RAM, with holes between them: SEEK_DATA is 3, SEEK_HOLE 4.
+extents_of() {
+	perl -e 'opendir D, "/proc/$ARGV[0]/fd"; for (readdir D) { $f = "/proc/$ARGV[0]/fd/$_"; next unless readlink($f) =~ /vmbeam-ram/;
+		open F, "<", $f or die; $at = 0; while (defined($data = sysseek F, $at, 3)) { $at = sysseek F, $data, 4; $n++ } print $n; exit }' "$(info_of "$1" pid)"
+}
+extents() {
+	pair_up pieces 512M 3G
+	size=1024 rate=0
+	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.threads=1 beat.thp=1 beat.mem=384M beat.rate=idle $more"; }
+	more="" && run few within beam --
+	more="beat.holes=1 beat.load=virtio_balloon" && run many within beam --
+	for g in few many; do
+		wait_for 300 is_up $g
+	done
+	reported() { [ "$(info_of many allocated_bytes)" -lt 600000000 ]; }
+	wait_for 60 reported
+	enter pieces-a few many
+	for round in 1 2 3 4 5; do
+		for g in few many; do
+			beam_to $g || fail "$g: $(cat move.json)"
+			echo "extents $g $(extents_of $g)"
+			echo "warm $g $(phases move.json | awk '$1 == "warm" { print $2 }')"
+			echo "total $g $(json move.json total_ns)"
+		done
+	done >pieces
+	recorded extents <pieces
+	for g in few many; do
+		check "stop $g" vmbeam stop $g --timeout 60
+		beatcheck --min ticks=5 $g.log >verdict 2>&1 || fail "$g has lost something: $(cat verdict)"
+	done
+	pair_down pieces
 }
 
 systems=$(for p; do
@@ -593,17 +755,10 @@ for s in $systems; do
 	*) "${s}_up" ;;
 	esac
 done
-begun= run=0
-for point; do
-	case $point in
-	*:*) ;;
-	*)
-		echo "$point: it takes some minutes"
-		("$(echo "$point" | tr - _)") || echo "$point failed"
-		continue
-		;;
-	esac
-	size=${point%%:*} rest=${point#*:}
+# How far it is: runs, and seconds since the first of them began.
+echo "0 $(uptime_s)" >progress
+one_point() { # SIZE:RATE:ROUNDS
+	size=${1%%:*} rest=${1#*:}
 	rate=${rest%%:*} rounds=${rest#*:}
 	guests=$(guests_of "$rounds")
 	for g in $guests; do
@@ -614,38 +769,82 @@ for point; do
 		wait_for 300 is_up "$g"
 	done
 	for g in $guests; do
-		case $g in beam | small | rejuv_*) "${g}_enter" ;; esac
+		case $g in beam | small | warm | rejuv_*) "${g}_enter" ;; esac
 	done
 	for g in $guests; do
-		[ "$g" = nest ] || wait_for 60 reached seq $(($(last_of seq "$g.log") + 2)) "$g.log"
+		[ "$g" = nest ] || wait_for 60 reached seq $(($(last_of seq "$g.log") + 1)) "$g.log"
+		case $g in beam | small) has_pages $g ;; esac
 	done
 	echo "all of them are up"
-	begun=${begun:-$(date +%s)}
 	for one in $(echo "$rounds" | tr + ' '); do
 		round=${one%%=*}
-		for s in $(echo "${one#*=}" | tr , ' '); do
+		# Every second round the other way round: what comes after what, and which way a guest goes, is not always the same.
+		order=$(echo "${one#*=}" | tr , ' ')
+		[ $((round % 2)) = 1 ] || order=$(echo "$order" | tr ' ' '\n' | tac | tr '\n' ' ')
+		for s in $order; do
 			outcome=ok
 			(measure "$s") >out 2>&1 || outcome="$(tail -n 1 out | tr ',"\n' ';  ')"
-			# (What a move changes has to be known here.)
-			case $(guest_of "$s") in
-			nest) [ "$outcome" != ok ] || { x=$nest_at nest_at=$nest_other nest_other=$x; } ;;
-			phys) [ "$outcome" != ok ] || { x=$phys_at phys_at=$phys_other phys_other=$x; } ;;
-			qemu)
-				[ "$outcome" != ok ] || qemu_n=$((qemu_n + 1))
-				[ "$outcome" != ok ] || [ $s = qemu_cpr ] || { x=$qemu_at qemu_at=$qemu_other qemu_other=$x; }
-				;;
-			esac
+			still resume "$(guest_of "$s")"
 			[ "$outcome" = ok ] || : >figures
-			run=$((run + 1))
-			cp stamp.t "$results.d/$s-$size-$rate-$round" 2>/dev/null
-			cp move.json "$results.d/$s-$size-$rate-$round.json" 2>/dev/null
+			run=$(($(cut -d' ' -f1 progress) + 1))
+			echo "$run $(cut -d' ' -f2 progress)" >progress
+			if [ "$outcome" = ok ]; then
+				cp stamp.t "$results.d/$s-$size-$rate-$round" 2>/dev/null
+				cp move.json "$results.d/$s-$size-$rate-$round.json" 2>/dev/null
+			else
+				sed 's/^/    /' out
+			fi
+			[ -z "$(tail -c 1 "$results")" ] || echo >>"$results" # (one that was cut off)
 			echo "$constants,$s,$size,$rate,$round,\"$outcome\",$(cat figures)" >>"$results"
-			echo "[$run of $runs, some $((($(date +%s) - begun) * (runs - run) / run / 60 + 1)) min left] $s $size MiB, $rate MiB/s, round $round: $(awk -F, '{ printf "total %.1f ms, downtime %.1f ms", $1 / 1e6, $2 / 1e6 }' figures) $outcome"
-			[ "$outcome" = ok ] || sed 's/^/    /' out
+			left=$(awk -v now="$(uptime_s)" -v runs="$runs" '{ printf "%d", (now - $2) * (runs - $1) / $1 / 60 + 1 }' progress)
+			echo "[$run of $runs, some $left min left, if all take as long] $s $size MiB, $rate MiB/s, round $round: $(awk -F, '{ printf "total %.1f ms, downtime %.1f ms", $2 / 1e6, $3 / 1e6 }' figures) $outcome"
 		done
 	done
 	for g in $guests; do
+		locate "$g"
 		"${g}_stop"
 		beatcheck --min ticks=5 "$g.log" >verdict 2>&1 || fail "$g of $size MiB has lost something: $(cat verdict)"
 	done
+}
+# The pages that its guests are to have, in the destination's and the source's tables.
+has_pages() {
+	vmbeam info "$1" --json >pages.json || fail "$(cat pages.json)"
+	huge=$(json pages.json translated_huge_bytes) all=$(json pages.json translated_bytes)
+	[ "${all:-0}" -gt 0 ] || return 0 # (it cannot be asked here)
+	case $1 in
+	small) [ "$huge" -lt $((all / 10)) ] ;;
+	*) [ "$huge" -gt $((all / 10 * 8)) ] ;;
+	esac || fail "$1: $huge of $all bytes are in 2 MiB pages"
+}
+{
+	echo "# ${constants##*,}"
+	echo "Measured on Linux $(uname -r), $(nproc) CPUs, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1 | tr -d '<>&'), $(sed -n 's/^MemTotal: *//p' /proc/meminfo) of memory${MACHINE:+; $MACHINE}."
+} >"$results.d/machine"
+
+for point; do
+	case $point in
+	*:*)
+		(one_point "$point") || {
+			echo "$point failed"
+			stop_all hv-a hv-b hv-w nest-1 nest-2
+			# shellcheck disable=SC2046 # several of them
+			kill -CONT $(qemus) 2>/dev/null
+			kill $(qemus) 2>/dev/null
+			rm -f qemu.pid*
+			[ ! -e "$T/run/nest-1" ] || for n in 1 2; do
+				inside $n "vmbeam stop nest --force" >/dev/null 2>&1
+			done
+		}
+		;;
+	*)
+		echo "$point: it takes some minutes"
+		(
+			trap 'kill $(jobs -p) 2>/dev/null' EXIT
+			"$(echo "$point" | tr - _)"
+		) || {
+			echo "$point failed"
+			stop_all hv-a hv-b hv-w nest-1 nest-2
+		}
+		;;
+	esac
 done

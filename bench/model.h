@@ -21,7 +21,7 @@ struct model {
 	struct line tls, plain;	  /* copied over 10 GbE, encrypted and not, over GiB, of which they fill as much: whole commands */
 	struct line rejuvenation; /* of a hypervisor, over guests of MODEL_GUEST MiB, with all that belongs to it */
 };
-enum { MODEL_GUEST = 128 };
+enum { MODEL_GUEST = 128, MODEL_CHECK = 512 }; /* MODEL_CHECK: of four guests, at which all of it is tried */
 
 void model_fit(struct model *m);
 /* A line of the points (x, y). */

@@ -12,7 +12,7 @@
 static struct {
 	const char *dir;
 	FILE *html, *md; /* md: NULL */
-	const char *docs;
+	const char *docs, *mark;
 } r;
 
 static FILE *create(const char *dir, const char *name)
@@ -26,9 +26,10 @@ static FILE *create(const char *dir, const char *name)
 	return f;
 }
 
-void page_begin(const char *dir, const char *docs)
+void page_begin(const char *dir, const char *docs, const char *mark)
 {
 	r.dir = dir;
+	r.mark = mark;
 	r.html = create(r.dir, "report.html");
 	if (docs) {
 		char *plots = xasprintf("%s/results", docs);
@@ -72,9 +73,9 @@ void say(const char *fmt, ...)
 
 void heading(const char *text)
 {
-	fprintf(r.html, "<h2>%s</h2>\n", text);
+	fprintf(r.html, "<h2>%s%s</h2>\n", text, r.mark);
 	if (r.md)
-		fprintf(r.md, "## %s\n\n", text);
+		fprintf(r.md, "## %s%s\n\n", text, r.mark);
 }
 
 void row(const char *const *cell, size_t n)
@@ -121,7 +122,7 @@ char *cell_of(struct spread s)
 {
 	char *low = number(s.low), *median = number(s.median), *high = number(s.high), *text;
 
-	text = s.n > 1 ? xasprintf("%s (%s to %s; %zu)", median, low, high, s.n) : xstrdup(median);
+	text = s.n > 1 ? xasprintf("%s (%s to %s; %zu)", median, low, high, s.n) : s.n ? xasprintf("%s (1)", median) : xstrdup("");
 	free(low);
 	free(median);
 	free(high);
@@ -139,8 +140,8 @@ FILE *begin_plot(const char *name, const char *x, const char *y)
 	fprintf(f,
 		"set terminal svg size 720,440 font 'sans,13' background 'white'\nset output '%s/%s.svg'\n"
 		"set xlabel '%s'\nset ylabel '%s'\nset grid\nset key outside top horizontal\nset style data linespoints\n"
-		"set style fill solid 0.6\nset boxwidth 0.6\n",
-		r.dir, name, x, y);
+		"set style fill solid 0.6\nset boxwidth 0.6\nset label 1 '%s' at graph 0.01, graph 0.97 textcolor rgb '#c00000'\n",
+		r.dir, name, x, y, r.mark);
 	return f;
 }
 

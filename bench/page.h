@@ -8,8 +8,9 @@
 
 #include <stdio.h>
 
-/* DIR/report.html; with `docs` also DOCS/results.md.  Both strings stay the caller's, and as they are, until page_end(). */
-void page_begin(const char *dir, const char *docs);
+/* DIR/report.html; with `docs` also DOCS/results.md.  `mark` is at each heading and in each plot.  All strings stay the caller's, and as
+ * they are, until page_end(). */
+void page_begin(const char *dir, const char *docs, const char *mark);
 void page_end(void);
 
 /* A paragraph. */

@@ -130,10 +130,10 @@ static void wait_until_completed(FILE *q)
 	}
 }
 
-static void enable(FILE *q, const char *capability)
+static void enable(FILE *q, const char *capability, bool on)
 {
 	qmp(q, xasprintf("{\"execute\":\"migrate-set-capabilities\",\"arguments\":{\"capabilities\":"
-			 "[{\"capability\":\"%s\",\"state\":true}]}}", capability));
+			 "[{\"capability\":\"%s\",\"state\":%s}]}}", capability, on ? "true" : "false"));
 }
 
 static FILE *move_by_cpr(char **argv, const char *path, char **command, int argc)
@@ -145,8 +145,10 @@ static FILE *move_by_cpr(char **argv, const char *path, char **command, int argc
 
 	destination_start(command, argc, xasprintf("unix:%s.main", path), to_cpr);
 	source = qmp_open(argv[2]);
-	enable(source, "events");
-	qmp(source, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"mode\":\"cpr-transfer\"}}");
+	enable(source, "events", true);
+	/* (It may have come here by a copy, and keeps what was set for that.) */
+	enable(source, "multifd", false);
+	qmp(source, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"mode\":\"cpr-transfer\",\"tls-creds\":\"\"}}");
 	while (!listening(at))
 		pause_briefly("cpr channel");
 	qmp(source, xasprintf("{\"execute\":\"migrate\",\"arguments\":{\"channels\":[%s,%s]}}", to_main, to_cpr));
@@ -163,13 +165,13 @@ static FILE *move_by_pre_copy(char **argv, const char *where, bool tls, char **c
 	both[0] = qmp_open(argv[2]);
 	both[1] = qmp_open(argv[3]);
 	for (int i = 0; i < 2; i++) {
-		enable(both[i], "multifd");
-		qmp(both[i], xasprintf("{\"execute\":\"migrate-set-parameters\",\"arguments\":{%s\"multifd-channels\":%d,\"downtime-limit\":1000,"
+		enable(both[i], "multifd", true);
+		qmp(both[i], xasprintf("{\"execute\":\"migrate-set-parameters\",\"arguments\":{%s\"multifd-channels\":%d,"
 				       "\"max-bandwidth\":100000000000}}",
-				       !tls ? "" : i ? "\"tls-creds\":\"server\"," : "\"tls-creds\":\"client\",\"tls-hostname\":\"localhost\",",
+				       !tls ? "\"tls-creds\":\"\"," : i ? "\"tls-creds\":\"server\"," : "\"tls-creds\":\"client\",\"tls-hostname\":\"localhost\",",
 				       CHANNELS));
 	}
-	enable(both[0], "events");
+	enable(both[0], "events", true);
 	qmp(both[1], xasprintf("{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:%s\"}}", where));
 	qmp(both[0], xasprintf("{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:%s\"}}", where));
 	wait_until_completed(both[0]);

@@ -40,6 +40,7 @@ static FILE *open_recording(const char *kind, const char *of)
 struct throughput {
 	double before, while_moving, after, least, begin, end; /* requests/s; s */
 	double requests, failed, asked; /* asked: a second; 0: as fast as it answers */
+	double longest;			/* ns, between two answers */
 	size_t moves, n[3];
 };
 
@@ -52,7 +53,7 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 
 	*t = (struct throughput){.begin = NAN, .end = NAN, .least = INFINITY};
 	while (in && fgets(line, sizeof(line), in)) {
-		sscanf(line, "failed %lf %lf", &t->failed, &t->requests);
+		sscanf(line, "failed %lf %lf %lf", &t->failed, &t->requests, &t->longest);
 		sscanf(line, "asked %lf", &t->asked);
 		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
 			t->begin = fmin(t->begin, a);
@@ -84,8 +85,9 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 
 void draw_throughput(void)
 {
-	static const char *const names[] = {"beam", "phys"}, *const titles[] = {"beam", "phys, 10 GbE, encrypted"};
-	static const char *const heads[] = {"", "guests moved", "in, s", "asked/s", "answered/s before", "meanwhile", "the least", "after", "requests, all", "failed"};
+	static const char *const names[] = {"beam", "phys", "redis"}, *const titles[] = {"beam", "phys, 10 GbE, encrypted", "beam, redis, alone"};
+	static const char *const heads[] = {"", "guests moved", "in, s", "asked/s", "answered/s before", "meanwhile", "the least", "after", "requests, all", "failed",
+					     "longest wait, ms"};
 	struct throughput t[ARRAY_LEN(names)];
 	bool there[ARRAY_LEN(names)];
 	FILE *f;
@@ -93,7 +95,7 @@ void draw_throughput(void)
 	heading("P9: requests answered a second while guests move one after another");
 	say("The paper: throughput sags, step by step, while virtual machines are copied.  Here: a web service in one guest, asked over the network by "
 	    "two clients as fast as it answers or, where that would only fill the CPUs of an emulated machine, at a rate; it and ten small "
-	    "guests move one after another, it as the last.");
+	    "guests move one after another, it as the last.  And a redis in a guest that moves alone.");
 	f = begin_plot("P9", "s", "requests a second");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
@@ -108,7 +110,7 @@ void draw_throughput(void)
 		return;
 	row(heads, ARRAY_LEN(heads));
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		char *cells[10];
+		char *cells[11];
 
 		if (!there[i])
 			continue;
@@ -122,6 +124,7 @@ void draw_throughput(void)
 		cells[7] = number(t[i].after);
 		cells[8] = number(t[i].requests);
 		cells[9] = number(t[i].failed);
+		cells[10] = number(t[i].longest > 0 ? t[i].longest / 1e6 : NAN);
 		take_row(cells, ARRAY_LEN(cells));
 	}
 	row(NULL, 0);
@@ -182,7 +185,7 @@ static bool read_speed(const char *mode, FILE *plot, struct speed *s)
 
 void draw_speed(void)
 {
-	static const char *const heads[] = {"ms for each GiB written", "before", "the slowest while it moves", "right after", "median after", "total of the move, s"};
+	static const char *const heads[] = {"ms for each GiB of pages written", "before", "the slowest while it moves", "right after", "median after", "total of the move, s"};
 	static const char *const names[] = {"beam", "cold", "host", "phys", "post"};
 	static const char *const titles[] = {"beam", "beam, not warmed", "host", "pre-copy, encrypted", "post-copy, encrypted"};
 	struct speed s[ARRAY_LEN(names)];
@@ -192,7 +195,7 @@ void draw_speed(void)
 	heading("A guest's own speed around its move");
 	say("A guest of 256 MiB writes 128 MiB over and over, as fast as it can; %s it says how far it is.",
 	    results_emulated() ? "each second" : "each quarter of a second");
-	f = begin_plot("speed", "s since the move began", "ms for each GiB written");
+	f = begin_plot("speed", "s since the move began", "ms for each GiB of pages written");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
 		there[i] = read_speed(names[i], f, &s[i]);
@@ -216,6 +219,20 @@ void draw_speed(void)
 		take_row(cells, ARRAY_LEN(cells));
 	}
 	row(NULL, 0);
+}
+
+void draw_machine(void)
+{
+	FILE *in = open_recording("machine", "");
+	char line[400];
+
+	while (in && fgets(line, sizeof(line), in)) {
+		line[strcspn(line, "\n")] = 0;
+		if (*line && *line != '#')
+			say("%s", line);
+	}
+	if (in)
+		fclose(in);
 }
 
 /* ---- lines "KEY... NUMBER" of a recording */
@@ -270,7 +287,7 @@ void draw_overhead(void)
 {
 	static const struct {
 		const char *job, *title;
-	} jobs[] = {{"cpu", "computing"}, {"mem", "memory that is there"}, {"touch", "memory that is fresh"}, {"exit", "exits"}, {"io", "a disk's requests"}};
+	} jobs[] = {{"cpu", "computing"}, {"mem", "reads all over its memory"}, {"touch", "a write to each page of it"}, {"exit", "exits to KVM"}, {"io", "exits to the VMM"}};
 	static const char *const heads[] = {"job, ms", "on the host", "in a guest hypervisor", "times"};
 	bool any = false;
 
@@ -298,6 +315,33 @@ void draw_overhead(void)
 	row(NULL, 0);
 	if (!any)
 		say("Not measured.");
+}
+
+double draw_extents(void)
+{
+	static const char *const heads[] = {"a guest of 1 GiB, ms", "pieces", "warming", "total"}, *const guests[] = {"few", "many"};
+	double median[2][3];
+
+	for (size_t g = 0; g < 2; g++) {
+		static const char *const of[] = {"extents", "warm", "total"};
+
+		for (size_t i = 0; i < ARRAY_LEN(of); i++) {
+			char *key = xasprintf("%s %s", of[i], guests[g]);
+
+			median[g][i] = recorded("extents", key).median;
+			free(key);
+		}
+	}
+	if (isnan(median[0][1] + median[0][2]) || isnan(median[1][1]) || isnan(median[1][2]) || median[1][0] <= median[0][0])
+		return NAN;
+	row(heads, ARRAY_LEN(heads));
+	for (size_t g = 0; g < 2; g++) {
+		char *cells[4] = {xasprintf("memory in %s pieces", guests[g]), number(median[g][0]), number(median[g][1] / 1e6), number(median[g][2] / 1e6)};
+
+		take_row(cells, ARRAY_LEN(cells));
+	}
+	row(NULL, 0);
+	return (median[1][1] + median[1][2] - median[0][1] - median[0][2]) / 1e6 / (median[1][0] - median[0][0]);
 }
 
 void draw_connections(void)

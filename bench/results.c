@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 20000, FIELDS = 18, BASE_NS = 1000000000 };
+enum { RUNS = 20000, FIELDS = 20, BASE_NS = 1000000000 };
+/* More than that much of it used anyway: the rest is noise. */
+#define BASE_SHARE 0.5
 
 /* Copies of each byte that is sent, by what the code does with it: read from the guest, written to the socket, read there, written to
  * the guest; encryption and decryption read and write it once more each. */
@@ -38,6 +40,7 @@ const struct system systems[SYSTEMS] = {
 
 struct results results;
 static struct run *failed; /* results.failed of them */
+static const char *wanted; /* version */
 
 /* ---- reading */
 
@@ -79,7 +82,16 @@ static bool is_same(const struct run *a, const struct run *b)
 	return a->system == b->system && a->size == b->size && a->rate == b->rate && a->round == b->round;
 }
 
-/* A run, if it is one of that version; what has failed and was done again is forgotten. */
+/* NaN: empty, or no number. */
+static double number_of(const char *text)
+{
+	char *end = NULL;
+	double v = text && *text ? strtod(text, &end) : NAN;
+
+	return !end || *end ? NAN : v;
+}
+
+/* A run, if it is one of those that count; what has failed and was done again is forgotten, what was cut off has failed. */
 static void read_fields(char **f, size_t n)
 {
 	struct run one = {.system = n < FIELDS - COLUMNS ? NULL : find_system(f[5])};
@@ -87,19 +99,17 @@ static void read_fields(char **f, size_t n)
 
 	if (!one.system || results.n + results.failed == RUNS)
 		return;
-	if (strcmp(f[4], results.version) != 0) {
+	if (strcmp(f[4], results.version) != 0 || strcmp(f[1], results.machine) != 0 || strcmp(f[2], results.where) != 0) {
 		results.others++;
 		return;
 	}
 	one.size = atof(f[6]);
 	one.rate = atof(f[7]);
 	one.round = atoi(f[8]);
-	ok = !strcmp(f[9], "ok");
-	for (size_t i = 0; i < COLUMNS; i++) {
-		const char *text = f[FIELDS - COLUMNS + i];
-
-		one.v[i] = text && *text ? atof(text) : NAN;
-	}
+	snprintf(one.lab, sizeof(one.lab), "%s %s", f[0], f[3]);
+	for (size_t i = 0; i < COLUMNS; i++)
+		one.v[i] = number_of(f[FIELDS - COLUMNS + i]);
+	ok = n == FIELDS && !strcmp(f[9], "ok") && one.v[TOTAL] > 0 && one.v[WALL] > 0 && !isnan(one.v[DOWNTIME]);
 	for (size_t i = 0; i < results.n; i++)
 		if (is_same(&one, &results.run[i])) /* it is there already */
 			return;
@@ -117,15 +127,16 @@ static void read_fields(char **f, size_t n)
 	}
 	results.run[results.n++] = one;
 	snprintf(results.call, sizeof(results.call), "%s", f[0]);
-	snprintf(results.machine, sizeof(results.machine), "%s", f[1]);
-	snprintf(results.where, sizeof(results.where), "%s", f[2]);
 }
 
-/* The last line's version. */
+/* The last line's machine, and its version if none is asked for. */
 static void read_version(char **f, size_t n)
 {
-	if (n >= FIELDS - COLUMNS && find_system(f[5]))
-		snprintf(results.version, sizeof(results.version), "%s", f[4]);
+	if (n < FIELDS - COLUMNS || !find_system(f[5]) || (wanted && strcmp(f[4], wanted) != 0))
+		return;
+	snprintf(results.version, sizeof(results.version), "%s", f[4]);
+	snprintf(results.machine, sizeof(results.machine), "%s", f[1]);
+	snprintf(results.where, sizeof(results.where), "%s", f[2]);
 }
 
 static void read_lines(FILE *f, void (*each)(char **field, size_t n))
@@ -142,7 +153,7 @@ static void read_lines(FILE *f, void (*each)(char **field, size_t n))
 	free(line);
 }
 
-void results_read(const char *dir)
+void results_read(const char *dir, const char *version)
 {
 	char *path = xasprintf("%s/results.csv", dir);
 	FILE *f = fopen(path, "re");
@@ -151,6 +162,7 @@ void results_read(const char *dir)
 		err(1, "%s", path);
 	results.run = xcalloc(RUNS, sizeof(*results.run));
 	failed = xcalloc(RUNS, sizeof(*failed));
+	wanted = version;
 	read_lines(f, read_version);
 	read_lines(f, read_fields);
 	fclose(f);
@@ -177,14 +189,27 @@ double gap_ms(const struct run *run)
 {
 	return run->v[GAP] > 0 ? run->v[GAP] / 1e6 : NAN; /* (an idle guest does not look) */
 }
-/* More than what they use anyway. */
 double cpu_ms(const struct run *run)
 {
-	return fmax(run->v[CPU] - run->v[BASE] * run->v[WALL] / BASE_NS, 0) / 1e6;
+	return run->v[CPU] / 1e6;
+}
+double more_cpu_ms(const struct run *run)
+{
+	double anyway = run->v[BASE] * run->v[WALL] / BASE_NS;
+
+	return anyway > BASE_SHARE * run->v[CPU] ? NAN : (run->v[CPU] - anyway) / 1e6;
+}
+double base_percent(const struct run *run)
+{
+	return 100 * run->v[BASE] / BASE_NS;
+}
+double written_mib(const struct run *run)
+{
+	return run->v[WRITTEN] / 1048576;
 }
 double wire_mb(const struct run *run)
 {
-	return run->system->wire ? run->v[WIRE] / 1e6 : 0;
+	return run->v[WIRE] / 1e6;
 }
 double sent_mb(const struct run *run)
 {
@@ -266,6 +291,24 @@ double compared(void)
 			if (systems[s].wire && spread_of(&systems[s], x[i], 0, total_ms).n)
 				return x[i];
 	return n ? x[n - 1] : NAN;
+}
+
+size_t labs_of(double size, double rate)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < results.n; i++) {
+		const struct run *a = &results.run[i];
+		bool is = a->size == size && a->rate == rate;
+
+		for (size_t k = 0; k < i && is; k++) {
+			const struct run *b = &results.run[k];
+
+			is = b->size != size || b->rate != rate || strcmp(a->lab, b->lab) != 0;
+		}
+		n += is;
+	}
+	return n;
 }
 
 bool results_emulated(void)

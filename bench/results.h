@@ -9,7 +9,7 @@
 
 enum { SYSTEMS = 19, XS = 32 };
 
-enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, COLUMNS };
+enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, WRITTEN, COLUMNS };
 
 extern const struct system {
 	const char *name, *title;
@@ -20,27 +20,30 @@ struct run {
 	const struct system *system;
 	double size, rate, v[COLUMNS]; /* MiB, MiB/s; NaN: not known */
 	int round;
+	char lab[48]; /* in which it was taken: the call and the lab's number */
 };
 
-/* Of the version of the last line: others do not count. */
+/* Of one version, one machine, and either emulated or not: others do not count. */
 extern struct results {
 	struct run *run;
-	size_t n, failed, others; /* runs; failed: those that have not succeeded yet; others: of another version */
+	size_t n, failed, others; /* runs; failed: those that have not succeeded yet; others: of another version or machine */
 	char machine[200], where[20], version[100], call[40];
 } results;
 
-/* DIR/results.csv; exit 1 if it cannot be read or nothing was measured. */
-void results_read(const char *dir);
+/* DIR/results.csv; of that version, or if it is NULL of the last line's.  Exit 1 if it cannot be read or nothing was measured. */
+void results_read(const char *dir, const char *version);
 bool results_emulated(void);
 
 /* What is shown of a run, in its unit. */
 typedef double figure(const struct run *run);
-figure total_ms, downtime_ms;
-figure wall_ms; /* of the whole command, with what comes before the total begins: warming */
+figure wall_ms;		    /* of the whole command, with all that belongs to it */
+figure total_ms, downtime_ms; /* by the engine's own account; the total is without warming */
 /* As the guest's own clock saw it; NaN: it did not look. */
 figure gap_ms;
-/* More than what its processes use anyway. */
-figure cpu_ms;
+figure cpu_ms;	 /* all that its processes used meanwhile */
+figure more_cpu_ms; /* more than what they use anyway; NaN: that is too much of it for the difference to mean anything */
+figure base_percent; /* of a CPU, that they use anyway */
+figure written_mib;	/* by the guest, a second, before it moved */
 figure wire_mb, sent_mb; /* by the network interfaces, by the engine */
 /* No measurement: bytes sent, times how often each is read and written. */
 figure memory_mb;
@@ -61,6 +64,8 @@ int is_rejuvenation(const struct system *s);
 size_t xs_of(bool rates, double size, double *x);
 /* The largest size at which what copies was measured, too, so that they can be compared; the largest of all if there is none. */
 double compared(void);
+/* How many labs the runs of that size and rate were taken in. */
+size_t labs_of(double size, double rate);
 /* The size at which rates were measured. */
 double rated(void);
 

@@ -6,7 +6,7 @@
  * FILE gets lines "start NS", "end NS" and, with --gone, "gone NS": CLOCK_MONOTONIC just before the command is started, after it
  * ended, and when process PID (which ran before) no longer does.  The first line is there from the start.
  * --cgroup   the command runs in the first of these (cgroup v2); "cpu NS" is what all of them used from start to end (or gone), and
- *            "base NS" what they used in the MS before, "at NS US US..." what each had used at that time, every MS
+ *            "base NS" what they used a second in the MS before, "at NS US US..." what each had used at that time, every MS
  *            (cpu.stat of Documentation/admin-guide/cgroup-v2.rst: without what the kernel's own threads do for them)
  * Exit: the command's status, 1 if it could not be run.
  */
@@ -136,7 +136,7 @@ int main(int argc, char **argv)
 	before = used_ns();
 	if (base) {
 		poll(NULL, 0, base);
-		note("base", used_ns() - before);
+		note("base", (used_ns() - before) * 1000 / (uint64_t)base);
 	}
 	if (every)
 		note_each();
@@ -147,7 +147,7 @@ int main(int argc, char **argv)
 	note("end", clock_ns());
 	if (gone.fd >= 0 && !status) {
 		if (poll(&gone, 1, GONE_MS) != 1)
-			errx(1, "process %d did not end", (int)child);
+			errx(1, "the process that was to be gone is still there");
 		note("gone", clock_ns());
 	}
 	if (m.n)

@@ -1,7 +1,7 @@
 /* warm.c: fills a destination's nested page tables before its guest runs.
  *
- * A stub in a page of its own, outside RAM, reads one byte of each page that exists; KVM maps the
- * page as it is read.  It runs on vCPU 0 before that vCPU's real state is set: every register it
+ * A stub in pages of its own, outside RAM, reads one byte of each page that exists, of as many ranges as its table
+ * holds; KVM maps the page as it is read.  It runs on vCPU 0 before that vCPU's real state is set: every register it
  * touches is overwritten by the restore.  It needs 1 GiB pages of the CPU, so that one page of tables
  * reaches 512 GiB.  Its slot stays: taking a slot away makes KVM drop every translation.
  */
@@ -16,15 +16,29 @@
 
 enum {
 	STUB_GPA = 0xfed10000,
-	STUB_PAGES = 3, /* code, PML4, PDPT */
+	STUB_TABLE = 3 * 4096,
+	STUB_PAGES = 4, /* code, PML4, PDPT, table */
 	STUB_PORT = PM1_CNT_PORT + 2,
 	MAX_EXTENTS = 65536,
 };
 
-/* 1: mov al,[rdi]; add rdi,rdx; dec rcx; jnz 1b; mov dx,port; out dx,al */
+/* 0: mov rdi,[rsi]; mov rcx,[rsi+8]; add rsi,16; 1: mov al,[rdi]; add rdi,rdx; dec rcx; jnz 1b; dec ebx; jnz 0b;
+ * mov dx,port; out dx,al */
 static const uint8_t stub[] = {
-	0x8a, 0x07, 0x48, 0x01, 0xd7, 0x48, 0xff, 0xc9,
-	0x75, 0xf6, 0x66, 0xba, STUB_PORT & 0xff, STUB_PORT >> 8, 0xee,
+	0x48, 0x8b, 0x3e, 0x48, 0x8b, 0x4e, 0x08, 0x48, 0x83, 0xc6, 0x10, 0x8a, 0x07, 0x48, 0x01, 0xd7,
+	0x48, 0xff, 0xc9, 0x75, 0xf6, 0xff, 0xcb, 0x75, 0xe7, 0x66, 0xba, STUB_PORT & 0xff, STUB_PORT >> 8, 0xee,
+};
+
+/* What the stub's table holds. */
+struct range {
+	uint64_t gpa, count;
+};
+
+struct warming {
+	struct vcpu *v;
+	uint64_t step; /* between two bytes that are read: a page's size */
+	struct range *table;
+	uint64_t used;
 };
 
 static bool has_gigabyte_pages(void)
@@ -86,12 +100,15 @@ static int set_mode(struct vcpu *v, struct error *e)
 	return 0;
 }
 
-/* Reads `count` bytes, `step` apart, from gpa on. */
-static int run_stub(struct vcpu *v, uint64_t gpa, uint64_t step, uint64_t count, struct error *e)
+/* Reads what the table holds. */
+static int run_stub(struct warming *w, struct error *e)
 {
-	struct kvm_regs regs = {
-		.rip = STUB_GPA, .rdi = gpa, .rdx = step, .rcx = count, .rflags = 2};
+	struct vcpu *v = w->v;
+	struct kvm_regs regs = {.rip = STUB_GPA, .rsi = STUB_GPA + STUB_TABLE, .rdx = w->step, .rbx = w->used, .rflags = 2};
 
+	if (!w->used)
+		return 0;
+	w->used = 0;
 	if (ioctl(v->fd, KVM_SET_REGS, &regs))
 		return error_set_errno(e, "warm: KVM_SET_REGS");
 	v->run->immediate_exit = 0;
@@ -107,18 +124,22 @@ static int run_stub(struct vcpu *v, uint64_t gpa, uint64_t step, uint64_t count,
 	return 0;
 }
 
-/* One extent of the memfd, which the gap below 4 GiB may cut in two. */
-static int warm_extent(struct vcpu *v, uint64_t start, uint64_t end, uint64_t step, struct error *e)
+static int warm_range(struct warming *w, uint64_t gpa, uint64_t size, struct error *e)
 {
-	uint64_t low = memory_low_size(&v->vm->memory);
+	w->table[w->used++] = (struct range){.gpa = gpa, .count = (size + w->step - 1) / w->step};
+	return w->used < 4096 / sizeof(struct range) ? 0 : run_stub(w, e);
+}
 
-	start = ALIGN_DOWN(start, step);
-	if (start < low && run_stub(v, start, step, (MIN(end, low) - start + step - 1) / step, e))
+/* One extent of the memfd, which the gap below 4 GiB may cut in two. */
+static int warm_extent(struct warming *w, uint64_t start, uint64_t end, struct error *e)
+{
+	uint64_t low = memory_low_size(&w->v->vm->memory);
+
+	start = ALIGN_DOWN(start, w->step);
+	if (start < low && warm_range(w, start, MIN(end, low) - start, e))
 		return -1;
 	start = MAX(start, low);
-	if (start >= end)
-		return 0;
-	return run_stub(v, HIGH_RAM + (start - low), step, (end - start + step - 1) / step, e);
+	return start < end ? warm_range(w, HIGH_RAM + (start - low), end - start, e) : 0;
 }
 
 bool warm_huge_pages(bool hugetlb)
@@ -139,33 +160,27 @@ void warm_destroy(struct vm *vm)
 	vm->warm_stub = NULL;
 }
 
-/* A back half cannot ask its memory. */
-static int warm_extents(struct vcpu *v, const Vmb__BackWarm *w, struct error *e)
-{
-	uint64_t size = v->vm->memory.size;
-
-	for (size_t i = 0; i < w->n_extents; i++) {
-		const Vmb__Extent *x = w->extents[i];
-
-		if (x->start < size && x->size <= size - x->start &&
-		    warm_extent(v, x->start, x->start + x->size, w->huge ? HUGE_PAGE : 4096, e))
-			return -1;
-	}
-	return 0;
-}
-
 int vcpu_warm(struct vcpu *v, struct error *e)
 {
-	uint64_t step = v->vm->huge_pages ? HUGE_PAGE : 4096, start, end = 0;
+	/* (A back half cannot ask its memory.) */
+	const Vmb__BackWarm *told = v->vm->warm_extents;
+	bool huge = told ? told->huge : v->vm->huge_pages;
+	struct warming w = {.v = v, .step = huge ? HUGE_PAGE : 4096};
+	uint64_t size = v->vm->memory.size, start, end = 0;
 
 	if (!v->vm->warm_stub)
 		return 0;
+	w.table = (struct range *)((char *)v->vm->warm_stub + STUB_TABLE);
 	if (set_mode(v, e))
 		return -1;
-	if (v->vm->warm_extents)
-		return warm_extents(v, v->vm->warm_extents, e);
-	for (unsigned int i = 0; i < MAX_EXTENTS && next_extent(v->vm->memory.fd, &start, &end); i++)
-		if (warm_extent(v, start, end, step, e))
+	for (size_t i = 0; told && i < told->n_extents; i++) {
+		const Vmb__Extent *x = told->extents[i];
+
+		if (x->size && x->start < size && x->size <= size - x->start && warm_extent(&w, x->start, x->start + x->size, e))
 			return -1;
-	return 0;
+	}
+	for (unsigned int i = 0; !told && i < MAX_EXTENTS && next_extent(v->vm->memory.fd, &start, &end); i++)
+		if (warm_extent(&w, start, end, e))
+			return -1;
+	return run_stub(&w, e);
 }

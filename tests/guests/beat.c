@@ -8,6 +8,7 @@
  *                      idle: none, the memory is only filled
  *   beat.threads=N     default one per CPU; thread i runs on CPU i
  *   beat.thp=0|1       2 MiB pages for it (default: as the kernel decides)
+ *   beat.holes=1       every second 2 MiB of the physical memory that it takes are given back
  *   beat.full=N        every word of a page is checked and written in one pass of N (default 16)
  *   beat.tick=MS       default 100
  *   beat.load=NAME,... modules to load besides: virtio_balloon, virtio-rng, virtio_console

@@ -222,6 +222,21 @@ static void start_worker(struct worker *me, unsigned cpu)
 		die("memory thread %u: %s", me->index, strerror(errno));
 }
 
+/* Memory whose 2 MiB pages alternate, as the kernel gives them out, with others that are freed again. */
+static void scatter(char *memory, uint64_t size)
+{
+	char *pad = mmap(NULL, size + HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pad == MAP_FAILED)
+		die("beat.holes: %s", strerror(errno));
+	madvise(pad, size + HUGE_BYTES, MADV_HUGEPAGE);
+	for (uint64_t at = 0; at < size; at += HUGE_BYTES) {
+		memory[at] = 1;
+		pad[HUGE_BYTES - (uintptr_t)pad % HUGE_BYTES + at] = 1;
+	}
+	munmap(pad, size + HUGE_BYTES);
+}
+
 void mem_start(unsigned cpus)
 {
 	const char *rate_text = opt_text("rate", "0"), *thp = opt_text("thp", NULL);
@@ -244,6 +259,8 @@ void mem_start(unsigned cpus)
 	if (thp)
 		madvise(memory, thread_count * pages_each * PAGE_BYTES,
 			*thp == '1' ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	if (opt_number("holes", 0))
+		scatter(memory, thread_count * pages_each * PAGE_BYTES);
 
 	workers = aligned_alloc(64, thread_count * sizeof(*workers));
 	memset(workers, 0, thread_count * sizeof(*workers));

@@ -8,8 +8,8 @@ echo advise >/sys/kernel/mm/transparent_hugepage/shmem_enabled
 check "hv-a" vmbeam hypervisor start hv-a --memory 1G --window 4G >hv-a.txt
 check "hv-b" vmbeam hypervisor start hv-b --memory 1G --window 4G >hv-b.txt
 check "hostile" vmbeam hypervisor hostile hv-a
-start_beat g g.log "beat.tick=1000 beat.mem=64M" --in hv-a --memory 256M
-start_beat other other.log "beat.tick=1000 beat.rate=1M" --in hv-a --memory 256M
+start_beat_in hv-a g g.log "beat.tick=1000 beat.mem=64M" --memory 256M
+start_beat_in hv-a other other.log "beat.tick=1000 beat.rate=1M" --memory 256M
 check "pause" vmbeam pause g
 check "move" vmbeam migrate g --to hv-b --json >move.json
 [ "$(state_of g)" = paused ] || fail "g is $(state_of g)"
