@@ -16,6 +16,7 @@
 #   cpu, base, wall                     ns of CPU time that the system's processes used, that they use a second while nothing moves, and
 #                                       how long the command took; all other guests stand still meanwhile
 #   written                             bytes of pages that the guest wrote a second, before
+#   misses                              of the last-level cache, of the system's processes, where the machine counts them
 set -u
 from=$PWD
 cd "$(dirname "$0")/.." || exit 1
@@ -168,7 +169,7 @@ in_lab() {
 # Those of the plan that have no result yet.
 left() {
 	plan | while read -r size rate round s; do
-		grep -qs ",\"$machine\",$where,[0-9]*,$version,$s,$size,$rate,$round,\"ok\",\([^,]*,\)\{9\}[0-9]*$" "$csv" || echo "$size $rate $round $s"
+		grep -qs ",\"$machine\",$where,[0-9]*,$version,$s,$size,$rate,$round,\"ok\",\([^,]*,\)\{10\}[0-9]*$" "$csv" || echo "$size $rate $round $s"
 	done
 }
 # Of such lines one word for each point (inside.sh).  Hypervisors with many guests are not there at the same time.
@@ -180,7 +181,7 @@ points() {
 			for (j = 1; j <= m; j++) text = text (j > 1 ? "+" : "") rounds[j] "=" list[i SUBSEP rounds[j]]
 			print name[i] ":" text } }'
 }
-header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,mode,total,downtime,gap,wire,bytes,cpu,base,wall,written"
+header="call,machine,where,lab,vmbeam,system,size,rate,round,outcome,mode,total,downtime,gap,wire,bytes,cpu,base,wall,written,misses"
 [ -s "$csv" ] || echo "$header" >"$csv"
 [ "$(head -n 1 "$csv")" = "$header" ] || usage "$csv has other columns: choose another --out"
 

@@ -426,7 +426,7 @@ measure() {
 	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' stamp.t)
 	# QEMU's own total is without starting the destination.
 	case $system in qemu_*) total=$wall ;; *) total=$(json move.json total_ns) ;; esac
-	echo "${mode:-$system},$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall,$wrote" >figures
+	echo "${mode:-$system},$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall,$wrote,$(sed -n 's/^misses //p' stamp.t)" >figures
 }
 
 # recorded NAME: what it reads is what there is to record.

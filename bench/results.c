@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { RUNS = 20000, FIELDS = 20, BASE_NS = 1000000000 };
+enum { RUNS = 20000, FIELDS = 21, BASE_NS = 1000000000, CACHE_LINE = 64 };
 /* More than that much of it used anyway: the rest is noise. */
 #define BASE_SHARE 0.5
 
@@ -215,8 +215,14 @@ double sent_mb(const struct run *run)
 {
 	return run->v[BYTES] / 1e6;
 }
+bool memory_counted(void)
+{
+	return results.n && !isnan(results.run[0].v[MISSES]);
+}
 double memory_mb(const struct run *run)
 {
+	if (memory_counted())
+		return run->v[MISSES] * CACHE_LINE / 1e6;
 	return run->v[BYTES] * (run->system->tls ? TOUCHED_TLS : TOUCHED_PLAIN) / 1e6;
 }
 

@@ -9,7 +9,7 @@
 
 enum { SYSTEMS = 19, XS = 32 };
 
-enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, WRITTEN, COLUMNS };
+enum column { TOTAL, DOWNTIME, GAP, WIRE, BYTES, CPU, BASE, WALL, WRITTEN, MISSES, COLUMNS };
 
 extern const struct system {
 	const char *name, *title;
@@ -45,8 +45,9 @@ figure more_cpu_ms; /* more than what they use anyway; NaN: that is too much of 
 figure base_percent; /* of a CPU, that they use anyway */
 figure written_mib;	/* by the guest, a second, before it moved */
 figure wire_mb, sent_mb; /* by the network interfaces, by the engine */
-/* No measurement: bytes sent, times how often each is read and written. */
+/* By the cache's misses where they were counted; else no measurement: bytes sent, times how often each is read and written. */
 figure memory_mb;
+bool memory_counted(void);
 
 struct spread {
 	size_t n;

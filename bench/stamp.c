@@ -7,13 +7,15 @@
  * ended, and when process PID (which ran before) no longer does.  The first line is there from the start.
  * --cgroup   the command runs in the first of these (cgroup v2); "cpu NS" is what all of them used from start to end (or gone), and
  *            "base NS" what they used a second in the MS before, "at NS US US..." what each had used at that time, every MS
- *            (cpu.stat of Documentation/admin-guide/cgroup-v2.rst: without what the kernel's own threads do for them)
+ *            (cpu.stat of Documentation/admin-guide/cgroup-v2.rst: without what the kernel's own threads do for them);
+ *            "misses N" how often the last-level cache missed for them, where the machine has counters for that (perf_event_open(2))
  * Exit: the command's status, 1 if it could not be run.
  */
 #include "vmm/base.h"
 
 #include <err.h>
 #include <fcntl.h>
+#include <linux/perf_event.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -22,12 +24,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { GONE_MS = 30000, CGROUPS = 8 };
+enum { GONE_MS = 30000, CGROUPS = 8, COUNTERS = 4096 };
 
 static struct {
 	FILE *out;
 	int stat[CGROUPS], procs; /* cpu.stat of each, cgroup.procs of the first */
 	size_t n;
+	int counter[COUNTERS]; /* of each cgroup on each CPU */
+	size_t counters;
+	bool no_counters; /* one of them could not be opened: none is read */
 } m;
 
 static void note(const char *what, uint64_t ns)
@@ -73,6 +78,32 @@ static int open_in(const char *dir, const char *file, int flags)
 	return fd;
 }
 
+static void count_misses(const char *dir)
+{
+	struct perf_event_attr attr = {.type = PERF_TYPE_HARDWARE, .size = sizeof(attr), .config = PERF_COUNT_HW_CACHE_MISSES};
+	int cgroup = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+	for (int cpu = 0; cpu < cpus && !m.no_counters; cpu++) {
+		int fd = m.counters == COUNTERS ? -1 : (int)syscall(SYS_perf_event_open, &attr, cgroup, cpu, -1, PERF_FLAG_PID_CGROUP | PERF_FLAG_FD_CLOEXEC);
+
+		if (fd < 0)
+			m.no_counters = true;
+		else
+			m.counter[m.counters++] = fd;
+	}
+	close(cgroup);
+}
+
+static uint64_t missed(void)
+{
+	uint64_t sum = 0, one;
+
+	for (size_t i = 0; i < m.counters; i++)
+		sum += read(m.counter[i], &one, sizeof(one)) == sizeof(one) ? one : 0;
+	return sum;
+}
+
 static void add_cgroup(const char *dir)
 {
 	if (m.n == CGROUPS)
@@ -80,6 +111,7 @@ static void add_cgroup(const char *dir)
 	if (!m.n)
 		m.procs = open_in(dir, "cgroup.procs", O_WRONLY);
 	m.stat[m.n++] = open_in(dir, "cpu.stat", O_RDONLY);
+	count_misses(dir);
 }
 
 /* Until it ends; its status. */
@@ -114,7 +146,7 @@ int main(int argc, char **argv)
 {
 	struct pollfd gone = {.fd = -1, .events = POLLIN};
 	int status, base = 0, every = 0, i;
-	uint64_t before;
+	uint64_t before, misses;
 	pid_t child;
 
 	for (i = 2; i + 1 < argc && strcmp(argv[i], "--") != 0; i += 2)
@@ -141,6 +173,7 @@ int main(int argc, char **argv)
 	if (every)
 		note_each();
 	before = used_ns();
+	misses = missed();
 	note("start", clock_ns());
 	child = start(argv + i + 1);
 	status = watch(child, every);
@@ -152,6 +185,8 @@ int main(int argc, char **argv)
 	}
 	if (m.n)
 		note("cpu", used_ns() - before);
+	if (m.counters && !m.no_counters)
+		note("misses", missed() - misses);
 	if (every)
 		note_each();
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;

@@ -17,14 +17,14 @@ refused() {
 	"$TOP/build/bench/report" "$T" >out 2>&1 || status=$?
 	[ $status = 1 ] || fail "ended with $status: $(cat out)"
 }
-echo "call,machine,where,lab,vmbeam,system,size,rate,round,outcome,total,downtime,gap,wire,bytes,cpu,base,wall" >results.csv
+echo "call,machine,where,lab,vmbeam,system,size,rate,round,outcome,mode,total,downtime,gap,wire,bytes,cpu,base,wall,written,misses" >results.csv
 refused
 # run SYSTEM SIZE RATE ROUND TOTAL DOWNTIME WIRE BYTES CPU, times in ms; a tenth of a CPU is used anyway.
 run() {
-	echo "2026-11-28T00:00:00Z,\"a machine, of one kind\",emulated,1,v1,$1,$2,$3,$4,\"ok\",x,${5}000000,${6}000000,,$7,$8,${9}000000,100000000,${5}000000,33554432" \
+	echo "2026-11-28T00:00:00Z,\"a machine, of one kind\",emulated,1,v1,$1,$2,$3,$4,\"ok\",x,${5}000000,${6}000000,,$7,$8,${9}000000,100000000,${5}000000,33554432," \
 		>>results.csv
 }
-echo '2026-11-27T00:00:00Z,"a machine, of one kind",emulated,1,v0,beam,1024,0,1,"ok",x,9000000,9000000,,,1,1,1,1,1' >>results.csv
+echo '2026-11-27T00:00:00Z,"a machine, of one kind",emulated,1,v0,beam,1024,0,1,"ok",x,9000000,9000000,,,1,1,1,1,1,' >>results.csv
 for round in 1 2 3; do
 	run beam 1024 0 $round $((100 + 10 * round)) 20 "" 10000 $((100 + 10 * round))
 	run nest 1024 0 $round 9600 300 1100000000 1070000000 5100
@@ -61,10 +61,10 @@ printf '# v1\ntls 1 0.4\ntls 1 0.6\ntls 1 0.5\nplain 1 0.8\ncipher 1 3.0\n' >res
 # One that failed, and then did not; a version from which one has gone back.
 echo '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v1,host,256,0,1,"it broke",' >>results.csv
 run host 256 0 1 50 5 "" 10000 60
-echo '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v2,host,256,0,2,"ok",x,9000000,9000000,,,1,1,1,1,1' >>results.csv
+echo '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v2,host,256,0,2,"ok",x,9000000,9000000,,,1,1,1,1,1,' >>results.csv
 run host 256 0 2 50 5 "" 10000 60
 # Another machine; one that was cut off.
-echo '2026-11-28T00:00:00Z,"another",emulated,1,v1,host,256,0,3,"ok",x,9000000,9000000,,,1,1,1,1,1' >>results.csv
+echo '2026-11-28T00:00:00Z,"another",emulated,1,v1,host,256,0,3,"ok",x,9000000,9000000,,,1,1,1,1,1,' >>results.csv
 run host 256 0 2 50 5 "" 10000 60
 printf '2026-11-28T00:00:00Z,"a machine, of one kind",emulated,1,v1,host,256,0,4,"ok",x,90' >>results.csv
 status=0
