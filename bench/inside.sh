@@ -54,6 +54,9 @@ tear_down() {
 	done
 	echo "$thp_before" >$THP/shmem_enabled
 	echo "$scan_before" >$THP/khugepaged/scan_sleep_millisecs
+	for c in beam host nest here there qemu; do
+		rmdir $CGROUPS/$c 2>/dev/null
+	done
 }
 trap tear_down EXIT
 trap 'exit 130' INT
