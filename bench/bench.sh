@@ -22,7 +22,6 @@ from=$PWD
 cd "$(dirname "$0")/.." || exit 1
 RETRIES=3
 out=build/bench/results only= what=
-# What copies takes minutes a GiB where it is emulated: not all of it has several rounds at all sizes.
 remaps="beam cold small small_cold host qemu_cpr" copies="phys phys10 plain_phys qemu_tls qemu_plain nest plain_nest"
 others="warm rejuv_1 rejuv_2 rejuv_4 rejuv_8 rejuv_16"
 usage() {
@@ -100,21 +99,15 @@ point() {
 		done
 	done
 }
-# copied ROUNDS SIZE...: all systems
+# copied SIZE...: all systems
 copied() {
-	rounds=$1
-	shift
 	for at; do
-		point "$at" 0 3 $remaps
-		point "$at" 0 "$rounds" $copies
+		point "$at" 0 3 $remaps $copies
 	done
 }
 # What does not copy goes further: to the largest that fit beside each other.
 sizes() {
-	copied 3 256
-	copied 1 1024
-	point 1024 0 3 nest plain_nest phys plain_phys
-	copied 1 512
+	copied 256 1024 512
 	for at in 2048 4096; do
 		point "$at" 0 3 beam cold host
 	done
@@ -135,10 +128,7 @@ plan() {
 			;;
 		P1 | P3) sizes ;;
 		P2 | P4) rates ;;
-		P5 | P6 | P7 | P8)
-			copied 1 1024
-			point 1024 0 3 nest plain_nest phys plain_phys
-			;;
+		P5 | P6 | P7 | P8) copied 1024 ;;
 		all)
 			sizes
 			point 1024 0 3 warm
