@@ -53,17 +53,17 @@ where=native
 [ -c /dev/kvm ] || where=emulated
 dir=$out
 bring() { [ "$dir" = "$out" ] || cp -a "$dir/." "$out/"; }
-if [ $where = emulated ] && [ "${out#"$PWD/build/"}" = "$out" ]; then
-	# (One for each DIR: what a call that was killed has left there is brought first.)
-	dir=$PWD/build/bench/out-$(echo "$out" | cksum | cut -d' ' -f1)
+[ $where = native ] || [ "${out#"$PWD/build/"}" != "$out" ] || dir=$PWD/build/bench/out-$(echo "$out" | cksum | cut -d' ' -f1)
+exec 9>"$dir.lock"
+flock -n 9 || usage "$out: another call writes there"
+if [ "$dir" != "$out" ]; then
+	# (What a call that was killed has left there is brought first.)
 	[ ! -d "$dir" ] || bring || exit 1
 	rm -rf "$dir" && cp -a "$out" "$dir" || exit 1
 	trap 'bring && rm -rf "$dir"' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
 fi
-exec 9>"$dir.lock"
-flock -n 9 || usage "$out: another call writes there"
 csv=$dir/results.csv
 # The version of what is measured: its sources' last commit, and what they differ from that by.
 sources="vmm nested migrate zerocopy rejuv aging-monitor proto bench tests/guests"
@@ -112,7 +112,7 @@ sizes() {
 		point "$at" 0 3 beam cold host
 	done
 }
-# To more than a link carries: 1 GbE, or, emulated, encryption, some 7 MB/s.
+# To more than a link carries: 1 GbE, or, emulated, encryption, some 22 MB/s.
 rates() {
 	for at in 0 $([ $where = native ] && echo 32 119 256 || echo 2 8 32); do
 		point 256 "$at" 3 beam host

@@ -39,6 +39,8 @@ stop_all() { # but NAME...
 		case " $* " in *" $name "*) ;; *) VMBEAM_RUNTIME_DIR=$(dirname "${vm%/*/control}") vmbeam stop "$name" --force >/dev/null 2>&1 ;; esac
 	done
 }
+# What is to stay from one point or recording to the next does.
+stop_guests() { stop_all hv-a hv-b hv-w nest-1 nest-2; }
 qemus() { cat "$T"/qemu.pid* 2>/dev/null; }
 tear_down() {
 	keep
@@ -407,7 +409,7 @@ measure() {
 		wait_for 60 ticks_on "$guest" $((${before:--1} + 4))
 		lines_of "$guest"
 		wrote=$(awk -v a="$wrote" -v b="$(last_of written lines)" -v s="$since" -v e="$(last_of mono lines)" 'BEGIN { printf "%.0f", (b - a) * 1e9 / (e - s) }')
-		before=$(tick_of "$guest" seq)
+		before=$(last_of seq lines)
 	fi
 	loose=$(anything)
 	"${system}_move" || fail "$system: $(cat move.json) $(cat err)"
@@ -467,7 +469,7 @@ uptime_s() { cut -d' ' -f1 /proc/uptime; }
 # The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing and hardly say so.
 # Emulated, where a nested exit takes 1 ms, the ticks of a guest that is never idle take all of its CPU: it is asked that often a second
 # then, and not as often as it answers (0).
-SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10) LOADER=httpload
+SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10) LOADER=httpload RECORDING=throughput-beam
 bystander_up() { # NAME PREFIX... --
 	size=128 rate=0
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=5000 beat.threads=1 beat.mem=16M beat.rate=idle"; }
@@ -483,7 +485,7 @@ web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then
 	done
 	wait_for 300 grep -qs "guest ready" web.serial
 	# shellcheck disable=SC2046 # several names
-	[ -z "$nested_in" ] || enter "$nested_in" $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web
+	[ -z "$nested_in" ] || enter "$nested_in" $(seq -f small-%g $SMALL) web
 	rm -f web.load web.progress
 	mkfifo web.progress
 	$LOADER "$net.2" --rate $WEB_RATE --clients 2 --progress --json >web.json 2>web.progress &
@@ -523,11 +525,11 @@ throughput_beam() {
 		bystander_up "small-$i" within beam --
 	done
 	web_up 10.97.8 web-a within beam vmbeam run web
-	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
+	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" vmbeam migrate "$g" --to web-b --json
 	done
-	web_down throughput-$([ $LOADER = redisload ] && echo redis || echo beam)
-	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
+	web_down $RECORDING
+	for g in $(seq -f small-%g $SMALL) web; do
 		vmbeam stop "$g" --force
 	done
 	pair_down web
@@ -535,7 +537,7 @@ throughput_beam() {
 }
 # The same of a redis, alone.
 throughput_redis() {
-	SMALL=0 LOADER=redisload
+	SMALL=0 LOADER=redisload RECORDING=throughput-redis
 	throughput_beam
 }
 # A network that reaches both machines, with a tap `web` in each.
@@ -559,11 +561,11 @@ throughput_phys() {
 		bystander_up "small-$i" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
 	done
 	web_up 10.97.9 "" within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" vmbeam run web
-	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
+	for g in $(seq -f small-%g $SMALL) web; do
 		web_moved "$g" on here vmbeam migrate "$g" --to "tls://$(address there):7002" --tls certs --timeout 900 --json
 	done
 	web_down throughput-phys
-	for g in $([ $SMALL = 0 ] || seq -f small-%g $SMALL) web; do
+	for g in $(seq -f small-%g $SMALL) web; do
 		on there vmbeam stop "$g" --force
 	done
 }
@@ -829,7 +831,7 @@ for point; do
 	*:*)
 		(one_point "$point") || {
 			echo "$point failed"
-			stop_all hv-a hv-b hv-w nest-1 nest-2
+			stop_guests
 			# shellcheck disable=SC2046 # several of them
 			kill -CONT $(qemus) 2>/dev/null
 			kill $(qemus) 2>/dev/null
@@ -846,7 +848,7 @@ for point; do
 			"$(echo "$point" | tr - _)"
 		) || {
 			echo "$point failed"
-			stop_all hv-a hv-b hv-w nest-1 nest-2
+			stop_guests
 		}
 		;;
 	esac
