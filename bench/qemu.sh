@@ -2,7 +2,7 @@
 # qemu.sh: vmbeam beside QEMU's cpr-transfer; `make bench-qemu`.  RUNS (default 5), SIZES in MiB
 # (512 1024), CPUS (2) and HUGE=1 (both with hugetlb pages) come from the environment.
 #
-# All rounds run in one lab (or right here where there is /dev/kvm), a vmbeam, a vmbeam without
+# All rounds run in one lab (or right here where KVM nests), a vmbeam, a vmbeam without
 # warming and a QEMU after one another in each (qemu-inside.sh).  When the emulator itself breaks down
 # (status 125 of `vmbeam lab`) the rounds that are not complete run again in a fresh lab, at most
 # RETRIES times; if that does not do, all is done again with one vCPU.  The table on stdout counts
@@ -31,8 +31,7 @@ runs=${RUNS:-5} sizes=${SIZES:-512 1024} huge=${HUGE:-}
 csv=build/bench/qemu.csv
 part=$PWD/build/bench/qemu.part
 call=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-where=native
-[ -c /dev/kvm ] || where=emulated
+where=$(build/vmbeam lab --where) || exit 1
 machine=$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1 | tr -d '",')
 versions=$(git describe --always --dirty 2>/dev/null),$(sed 's/.*Debian \(.*\))/\1/' build/bench/qemu10/version)
 # shellcheck disable=SC2086 # several numbers

@@ -6,6 +6,7 @@
  */
 #include "nested/lab.h"
 #include "nested/lab-internal.h"
+#include "vmm/vmm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -32,7 +33,7 @@ extern char **environ;
 struct options {
 	uint64_t memory, cpus, timeout; /* bytes, count, seconds (0: none) */
 	uint64_t machines;              /* 1 or 2 */
-	bool emulate;
+	bool emulate, where;
 	char **command; /* never empty */
 };
 
@@ -63,7 +64,7 @@ static int usage(const char *fmt, const char *arg)
 
 	snprintf(text, sizeof(text), fmt, arg);
 	log_line("lab: %s (usage: vmbeam lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] "
-		 "[--emulate] [-- COMMAND...])",
+		 "[--emulate] [-- COMMAND...] | --where)",
 		 text);
 	return 2;
 }
@@ -76,6 +77,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 		{"machines", required_argument, NULL, 'n'},
 		{"timeout", required_argument, NULL, 't'},
 		{"emulate", no_argument, NULL, 'e'},
+		{"where", no_argument, NULL, 'w'},
 		{NULL, 0, NULL, 0},
 	};
 	static char sh[] = "/bin/sh", *shell[2];
@@ -96,6 +98,8 @@ static int options_parse(struct options *o, int argc, char **argv)
 			return usage("--timeout: %s", e.text);
 		if (c == 'e')
 			o->emulate = true;
+		if (c == 'w')
+			o->where = true;
 		if (c == '?')
 			return usage("%s: unknown option or no value", argv[optind - 1]);
 	}
@@ -111,7 +115,7 @@ static int options_parse(struct options *o, int argc, char **argv)
 	return 0;
 }
 
-/* On a machine with KVM the lab is the machine. */
+/* On a machine with a KVM that nests the lab is the machine. */
 static int run_here(char **command)
 {
 	execvp(command[0], command);
@@ -618,6 +622,7 @@ static int second_start(struct lab *l)
 int lab_main(int argc, char **argv)
 {
 	static struct lab l;
+	bool native;
 	int ret, fd;
 
 	if (argc == 2 && !strcmp(argv[1], "--agent"))
@@ -625,7 +630,12 @@ int lab_main(int argc, char **argv)
 	ret = options_parse(&l.opt, argc, argv);
 	if (ret)
 		return ret;
-	if (!l.opt.emulate && l.opt.machines == 1 && !access("/dev/kvm", F_OK))
+	native = !l.opt.emulate && l.opt.machines == 1 && machine_can_nest();
+	if (l.opt.where) {
+		puts(native ? "native" : "emulated");
+		return fflush(stdout) ? 1 : 0;
+	}
+	if (native)
 		return run_here(l.opt.command);
 	/* Nothing of ours is to become the command's stdin. */
 	while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd <= STDERR_FILENO)

@@ -50,7 +50,7 @@ static const struct command {
 	{"top", watch_main, "top [--interval S] [--json]"},
 	{"events", watch_main, "events [NAME] [--since 2h|DATE] [--follow] [--json]"},
 	{"certs", network_main, "certs DIR [NAME...] [--json]"},
-	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...]"},
+	{"lab", lab_main, "lab [--memory 6G] [--cpus 2] [--machines 2] [--timeout S] [--emulate] [-- COMMAND...] | --where"},
 	{"bench", bench_main, "bench [quick|all|P1...P10]... [--out DIR] [--systems beam,nest,...]"},
 };
 

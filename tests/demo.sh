@@ -1,12 +1,12 @@
 #!/bin/sh
 # demo.sh: what `make demo` shows: two guest VMs, redis and nginx under steady load from outside, in a guest
 # hypervisor that leaks; one `vmbeam rejuvenate`, while the load goes on.  Run in the lab where there is
-# no /dev/kvm, and right here where there is.
+# no KVM that nests, and right here where there is.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 TOP=$(pwd)
 if [ "${1:-}" != inside ]; then
-	[ -c /dev/kvm ] || echo "no /dev/kvm here: all of it runs in an emulated machine, so times are emulated"
+	[ "$(build/vmbeam lab --where)" = native ] || echo "no KVM that nests here: all of it runs in an emulated machine, so times are emulated"
 	# The emulator sometimes breaks down (status 125: it says why): then once more, twice at most.
 	for try in 1 2 3; do
 		build/vmbeam lab --memory 6G -- sh tests/demo.sh inside

@@ -2,7 +2,7 @@
 #   check-unit   natively, criterion, ASan and UBSan; no KVM needed
 #   check-fuzz   the fuzz targets of tests/fuzz, a few seconds each; no KVM needed
 #   check-native tests/native: vmbeamd without VMs, the benchmark's report; no KVM needed
-#   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where there is /dev/kvm
+#   check-lab    tests/lab/*.sh with real KVM: in the lab, or here where KVM nests
 
 include tests/guests/guests.mk
 

@@ -11,6 +11,7 @@
 
 #include <asm/kvm_para.h>
 #include <cpuid.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -111,6 +112,29 @@ static struct kvm_cpuid2 *supported(int kvm_fd, struct error *e)
 	return c;
 }
 
+static bool has(const struct kvm_cpuid2 *c, uint32_t function, uint32_t ecx)
+{
+	const struct kvm_cpuid_entry2 *en = find(c, function, 0);
+
+	return en && (en->ecx & ecx);
+}
+
+static bool nests(const struct kvm_cpuid2 *c)
+{
+	return has(c, 1, BIT(5)) || has(c, 0x80000001, BIT(2)); /* VMX, SVM */
+}
+
+bool machine_can_nest(void)
+{
+	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	struct kvm_cpuid2 *c = kvm < 0 ? NULL : supported(kvm, NULL);
+	bool yes = c && nests(c);
+
+	free(c);
+	close_fd(&kvm);
+	return yes;
+}
+
 /* Leaves that are left out whole: performance counters, SGX, PT, AMX, SVM (but for host VMs), SEV, topology that
  * is not ours, hypervisor leaves other than KVM's first two. */
 static bool leaf_is_hidden(const struct kvm_cpuid_entry2 *en, bool nesting, bool tcg)
@@ -190,6 +214,10 @@ int cpu_model_default(int kvm_fd, bool nesting, Vmb__CpuModel **model, struct er
 
 	if (!c)
 		return -1;
+	if (nesting && !nests(c)) {
+		free(c);
+		return error_set(e, "this machine's KVM runs no hypervisors: it offers neither SVM nor VMX ('nested' of kvm_amd or kvm_intel)");
+	}
 	m = xcalloc(1, sizeof(*m));
 	vmb__cpu_model__init(m);
 	m->cpuid = xcalloc(c->nent, sizeof(*m->cpuid));

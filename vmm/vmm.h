@@ -41,6 +41,9 @@ struct vm_files {
 };
 enum { VM_MAX_FILES = 10 + VM_MAX_MODULES + VM_MAX_DISKS + VM_MAX_NETS };
 
+/* Can VMs here be hypervisors themselves?  Not on a KVM without SVM or VMX for its guests, nor without KVM. */
+bool machine_can_nest(void);
+
 void vm_files_init(struct vm_files *f);
 void vm_files_close(struct vm_files *f);
 /* Opens kernel, initrd, modules, disks (with `lock`: OFD locks, shared if read-only), taps and the serial

@@ -1,5 +1,5 @@
 #!/bin/sh
-# check.sh [TEST...]: the KVM tests, in the lab (or right here where there is /dev/kvm).  Called by
+# check.sh [TEST...]: the KVM tests, in the lab (or right here where KVM nests).  Called by
 # `make check-lab`.  A test that did not run is a failure.  When the emulator itself breaks down
 # (status 125 of `vmbeam lab`, which says why) the tests that have no result yet run again in a fresh
 # lab, at most RETRIES times; nothing else is tried again.

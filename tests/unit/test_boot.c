@@ -238,6 +238,7 @@ UNIT(boot, a_beam_window_is_told_as_soft_reserved_and_belongs_to_no_accessor)
 	unsigned int n;
 
 	fake.cpuid[fake.ncpuid++] = (struct kvm_cpuid_entry2){.function = 0x80000008, .eax = 40};
+	fake.cpuid[fake.ncpuid++] = (struct kvm_cpuid_entry2){.function = 0x80000001, .ecx = 1 << 2}; /* SVM */
 	vm = make_vm(&(struct vm_spec){.window = 3 * GIB}, &ends);
 	n = boot_memory_map(vm, map);
 	cr_assert_eq(map[n - 1].type, 0xefffffffu);

@@ -204,6 +204,24 @@ UNIT(cpu_model, that_is_the_default_fits_its_machine_and_hides_what_cannot_be_mo
 	close(kvm);
 }
 
+UNIT(cpu_model, of_a_hypervisor_needs_a_kvm_that_nests)
+{
+	Vmb__CpuModel *m;
+
+	make_machine();
+	cr_expect(machine_can_nest());
+	machine_entry(1, 0)->ecx &= ~(1u << 5);
+	cr_expect(machine_can_nest());
+	machine_entry(0x80000001, 0)->ecx &= ~(1u << 2);
+	cr_expect(!machine_can_nest());
+	assert_error(cpu_model_default(kvm, true, &m, &e), &e, "neither SVM nor VMX");
+	cr_assert_eq(cpu_model_default(kvm, false, &m, &e), 0, "%s", e.text);
+	vmb__cpu_model__free_unpacked(m, NULL);
+	close(kvm);
+	fake.absent = true;
+	cr_expect(!machine_can_nest());
+}
+
 UNIT(cpu_model, gives_each_vcpu_a_number_of_its_own)
 {
 	struct vm_ends ends;
