@@ -11,8 +11,8 @@ BENCH := build/bench
 
 .PHONY: bench
 bench:                                    ## the paper's plots (BENCH_ARGS="quick" or "all", P1 to P8, --out, --systems; DOCS=docs)
-	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat'
-	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor nest-image guest-beat guest-tools \
+	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat sqlite3 curl iputils-ping'
+	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor nest-image guests \
 		$(addprefix $(BENCH)/,stamp report stream qemu-move qemu10.stamp)
 	$(Q)DOCS='$(DOCS)' build/vmbeam bench $(BENCH_ARGS)
 

@@ -4,7 +4,7 @@
 # Every run of every call stays in DIR/results.csv (default build/bench/results; the lab may write below build/ only: to
 # elsewhere what it has measured comes when the call ends); what is there already, of the same version, is
 # not measured again, so that a call that was cut off goes on.  All runs of a point, one of each system after another, are in one
-# lab, or right here where there is /dev/kvm (inside.sh).  When the emulator breaks down (status 125 of `vmbeam lab`) what is left
+# lab, or right here where KVM nests (inside.sh).  When the emulator breaks down (status 125 of `vmbeam lab`) what is left
 # runs in a fresh one, RETRIES times at most.  At last the report is written (report.c).  Columns:
 #   call, machine, where, lab, vmbeam   when, on what and whether emulated, the number of this lab, version
 #   system, size, rate, round           what was run; MiB, MiB/s written by the guest (0: its memory is filled, and stays)
@@ -49,8 +49,9 @@ for s in $(echo "$only" | tr , ' '); do
 done
 mkdir -p "$out" || exit 1
 out=$(realpath "$out")
-where=native
-[ -c /dev/kvm ] || where=emulated
+where=$(build/vmbeam lab --where) || exit 1
+memory=14336 # MiB, of the lab
+[ $where = emulated ] || memory=$(awk '/^MemAvailable/ { printf "%d", $2 / 1024 }' /proc/meminfo)
 dir=$out
 bring() { [ "$dir" = "$out" ] || cp -a "$dir/." "$out/"; }
 [ $where = native ] || [ "${out#"$PWD/build/"}" != "$out" ] || dir=$PWD/build/bench/out-$(echo "$out" | cksum | cut -d' ' -f1)
@@ -108,8 +109,10 @@ copied() {
 # What does not copy goes further: to the largest that fit beside each other.
 sizes() {
 	copied 256 1024 512
-	for at in 2048 4096; do
+	at=2048
+	while [ $((2 * at + 4096)) -le "$memory" ]; do
 		point "$at" 0 3 beam cold host
+		at=$((2 * at))
 	done
 }
 # To more than a link carries: 1 GbE, or, emulated, encryption, some 22 MB/s.
@@ -141,12 +144,14 @@ plan() {
 	done | awk '!seen[$0]++'
 }
 # What is no point, but a recording of its own, and not there yet.
+outsides="outside-beam outside-warm outside-host outside-phys outside-qemu outside-nest"
+throughputs="throughput-beam throughput-redis throughput-compile throughput-phys"
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "outside-beam outside-host outside-phys throughput-beam throughput-redis throughput-phys speed-beam speed-host speed-phys overhead extents ageing connections" ;;
-		P9) echo "throughput-beam throughput-redis throughput-phys" ;;
-		P3) echo "outside-beam outside-host outside-phys" ;;
+		all) echo "$outsides $throughputs speed-beam speed-warm speed-host speed-phys speed-nest speed-qemu overhead extents ageing connections" ;;
+		P9) echo "$throughputs" ;;
+		P3) echo "$outsides" ;;
 		P10) echo ageing ;;
 		esac
 	done | tr ' ' '\n' | awk '!seen[$0]++' | while read -r one; do
@@ -184,7 +189,7 @@ while [ $lab -le $RETRIES ]; do
 	lab=$((lab + 1))
 	echo "$(wc -l <"$dir/left") runs are left"
 	# shellcheck disable=SC2046 # several points
-	build/vmbeam lab --memory "${LAB_MEMORY:-14G}" -- env MACHINE="$peers" sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$dir/left")" \
+	build/vmbeam lab --memory "${memory}M" -- env MACHINE="$peers" sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$dir/left")" \
 		$(points <"$dir/left") $(in_lab)
 	status=$?
 	[ $status = 125 ] || break

@@ -248,7 +248,7 @@ qemu() {
 	n=$1
 	shift
 	qemu_vm "$n" qemu.log "$size" "$(options)" -object "tls-creds-x509,id=server,dir=$T/qemu-certs,endpoint=server,verify-peer=on" \
-		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" -- \
+		-object "tls-creds-x509,id=client,dir=$T/qemu-certs,endpoint=client,verify-peer=on" ${qemu_more-} -- \
 		"$@"
 }
 qemu_start() {
@@ -394,6 +394,17 @@ gap_of() {
 	fi
 	awk -v n="$before" '$1 == "tick" && $2 > n' all | tr ' ' '\n' | sed -n 's/^\(maxgap\|pgap\)=\([0-9]*\)$/\2/p' | sort -n | tail -n 1
 }
+wall_of() { # STAMPED
+	awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' "$1"
+}
+total_of() { # SYSTEM: QEMU's own is without starting the destination
+	case $1 in qemu_*) wall_of stamp.t ;; *) json move.json total_ns ;; esac
+}
+# moved COMMAND...: it moves a guest, for a recording; move.json is what it leaves there, or prints.
+moved() {
+	check "move" "$@" >moved.json
+	[ ! -s moved.json ] || mv moved.json move.json
+}
 # measure SYSTEM: one run; its figures.
 measure() {
 	system=$1 guest=$(guest_of "$1") wire=
@@ -428,10 +439,8 @@ measure() {
 		gap=$(gap_of "$guest")
 	fi
 	[ "$guest" = nest ] || [ "$guest" = qemu ] || beatcheck --min ticks=5 "$guest.log" >verdict 2>&1 || fail "$guest has lost something: $(cat verdict)"
-	wall=$(awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' stamp.t)
-	# QEMU's own total is without starting the destination.
-	case $system in qemu_*) total=$wall ;; *) total=$(json move.json total_ns) ;; esac
-	echo "${mode:-$system},$total,$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall,$wrote,$(sed -n 's/^misses //p' stamp.t)" >figures
+	wall=$(wall_of stamp.t)
+	echo "${mode:-$system},$(total_of "$system"),$(sed -n 's/.*"downtime_ns": \([0-9]*\).*/\1/p' move.json | sort -n | tail -n 1),$gap,$wire,$(json move.json bytes_sent),$(sed -n 's/^cpu //p' stamp.t),$(sed -n 's/^base //p' stamp.t),$wall,$wrote,$(sed -n 's/^misses //p' stamp.t)" >figures
 }
 
 # recorded NAME: what it reads is what there is to record.
@@ -469,7 +478,7 @@ uptime_s() { cut -d' ' -f1 /proc/uptime; }
 # The web service is reached over a bridge, wherever it runs; SMALL other guests, which do nothing and hardly say so.
 # Emulated, where a nested exit takes 1 ms, the ticks of a guest that is never idle take all of its CPU: it is asked that often a second
 # then, and not as often as it answers (0).
-SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10) LOADER=httpload RECORDING=throughput-beam
+SMALL=10 WEB_S=15 WEB_RATE=$([ $slowness = 1 ] && echo 0 || echo 10) LOADER=httpload RECORDING=throughput-beam WEB_OPTIONS=
 bystander_up() { # NAME PREFIX... --
 	size=128 rate=0
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=5000 beat.threads=1 beat.mem=16M beat.rate=idle"; }
@@ -479,7 +488,7 @@ web_up() { # NET HYPERVISOR COMMAND...: which starts it; its tap is made by then
 	net=$1 nested_in=$2
 	shift 2
 	check "start web" "$@" --kernel "$LAB/vmlinux" --initrd "$GUESTS/debian-initrd.cpio" --memory 256M --disk "$GUESTS/debian.img,ro" --net tap=web \
-		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=$net.2/24" >/dev/null
+		--serial "$T/web.serial" --detach --append "console=ttyS0 quiet guest.ip=$net.2/24 $WEB_OPTIONS" >/dev/null
 	for i in $(seq $SMALL); do
 		wait_for 200 reached seq 1 "small-$i.log"
 	done
@@ -513,7 +522,8 @@ web_down() { # NAME: its recording
 	wait $load || grep -q '"requests"' web.json || fail "$LOADER: $(cat web.json)" # (requests that failed are in the recording)
 	{
 		echo "asked $WEB_RATE"
-		sed -n 's/.*"requests":\([0-9]*\),"failures":\([0-9]*\).*"longest_gap_ns":\([0-9]*\).*/failed \2 \1 \3/p' web.json
+		sed -n 's/.*"requests":\([0-9]*\),"failures":\([0-9]*\).*/failed \2 \1/p' web.json
+		sed -n 's/.*"longest_gap_ns":\([0-9]*\).*/longest \1/p' web.json
 		awk -v b="$began" '/requests/ { if (last) print "rate", $1 - b, $4 / ($1 - last); last = $1 }' web.load
 		awk -v b="$began" '{ print $1, $2 - b, $3 - b, $4 }' moves
 	} | recorded "$1"
@@ -538,6 +548,24 @@ throughput_beam() {
 # The same of a redis, alone.
 throughput_redis() {
 	SMALL=0 LOADER=redisload RECORDING=throughput-redis
+	throughput_beam
+}
+# The same of a job that compiles, alone, in the place of requests: the guest says over its web server how many files it has compiled.
+compileload() { # ADDRESS ...
+	requests=0 failed=0 last=$(compiled "$1")
+	: "${last:=0}"
+	trap 'echo "{\"requests\":$requests,\"failures\":$failed}"; exit' TERM
+	while :; do
+		sleep 1
+		now=$(compiled "$1") || failed=$((failed + 1))
+		: "${now:=$last}"
+		echo "1.0 s: $((now - last)) requests" >&2
+		requests=$((requests + now - last)) last=$now
+	done
+}
+compiled() { curl -sf -m 5 "http://$1/compiled"; }
+throughput_compile() {
+	SMALL=0 LOADER=compileload RECORDING=throughput-compile WEB_RATE=0 WEB_OPTIONS=guest.compile=1
 	throughput_beam
 }
 # A network that reaches both machines, with a tap `web` in each.
@@ -573,12 +601,18 @@ throughput_phys() {
 # What somebody outside sees of a guest that answers UDP, while it moves and while it does not: a ping a millisecond, or, emulated, where so
 # many would take all of the machine, every twentieth.
 PINGS=5
-outside_up() { # ADDRESS PREFIX... -- OPTION...
-	address_seen=$1 size=128 rate=0
-	shift
+outside_options() { # ADDRESS
+	address_seen=$1 size=128 rate=0 meter=
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=1000 beat.rate=idle beat.mem=16M beat.net=$address_seen/24"; }
+}
+outside_up() { # ADDRESS PREFIX... -- OPTION...
+	outside_options "$1"
+	shift
 	run seen "$@"
 	wait_for 300 reached seq 2 seen.log
+	outside_asked
+}
+outside_asked() { # by somebody, from now on
 	every=$([ $slowness = 1 ] && echo 1 || echo 20)
 	beatpeer "$address_seen" --rate 1000 --interval $every >peer.json 2>peer.err &
 	peer=$!
@@ -594,7 +628,7 @@ longest_gap() { # since it was asked last
 outside_moved() { # COMMAND...
 	longest_gap >/dev/null
 	from=$(uptime_s)
-	check "move" "$@" >move.json
+	moved "$@"
 	sleep 1
 	echo "gap $(longest_gap)" >>gaps
 	echo "downtime $(json move.json downtime_ns)" >>gaps
@@ -619,6 +653,19 @@ outside_beam() {
 	pair_down out
 	ip link del out
 }
+# (A rejuvenation tells of each guest; there is one.)
+outside_warm() {
+	check "hv" within beam vmbeam hypervisor start hv-out --memory 512M --window 1G >/dev/null
+	make_tap out 10.96.1.1/24
+	outside_up 10.96.1.2 within beam -- --in hv-out --net tap=out
+	for i in $(seq $PINGS); do
+		outside_moved vmbeam rejuvenate hv-out --method warm --json
+	done
+	outside_down outside-warm
+	check "stop" vmbeam stop seen --force
+	check "stop hv" vmbeam hypervisor stop hv-out
+	ip link del out
+}
 outside_host() {
 	make_tap out 10.96.1.1/24
 	outside_up 10.96.1.2 within host -- --net tap=out
@@ -641,51 +688,133 @@ outside_phys() {
 	check "stop" on $from_m vmbeam stop seen --force
 }
 
+# Between host VMs whose guests are on the bridge that these are on.
+outside_nest() {
+	for n in 1 2; do
+		did $n "brctl addbr lan; ip link set lan up; tunctl -t seen; brctl addif lan seen; ip link set seen up
+			ip addr del 10.8.0.$n/24 dev eth0; brctl addif lan eth0; ip addr add 10.8.0.$n/24 dev lan
+			vmbeam receive --listen 10.8.0.$n:7002 --tls /certs --allow / --allow tap=seen >/tmp/seen 2>&1 </dev/null & sleep 1; cat /tmp/seen"
+	done
+	outside_options 10.8.0.3
+	did 1 "vmbeam run seen --kernel /vmlinux --initrd /beat.cpio --memory ${size}M --append '$(options)' --net tap=seen --serial /tmp/seen.log --detach </dev/null"
+	at=1 to=2
+	wait_for 300 nest_pinged
+	outside_asked
+	for i in $(seq $PINGS); do
+		outside_moved inside_json $at "vmbeam migrate seen --to tls://10.8.0.$to:7002 --tls /certs --mode pre-copy --timeout 600 --json </dev/null"
+		x=$at at=$to to=$x
+	done
+	outside_down outside-nest
+	did $at "vmbeam stop seen --force"
+}
+nest_pinged() { ping -c 1 -W 1 10.8.0.3; }
+inside_json() { # N COMMAND: what it prints
+	inside "$@" >inside.out 2>&1
+	grep -v ^done inside.out
+	grep -q "^done 0$" inside.out
+}
+outside_qemu() {
+	phys_net
+	outside_options 10.97.9.4
+	qemu_more="-netdev tap,id=net,ifname=web,script=no,downscript=no -device virtio-net-pci,netdev=net,mac=52:54:00:00:09:04"
+	qemu_start
+	wait_for 300 reached seq 2 qemu.log
+	outside_asked
+	for i in $(seq $PINGS); do
+		locate qemu
+		outside_moved qemu_tls_move
+	done
+	outside_down outside-qemu
+	qemu_more=
+	locate qemu
+	qemu_stop
+}
+
 # A guest that writes its memory as fast as it can; when it moves is told by its ticks: four a second, or, emulated, where so many would take
 # a nested guest's CPU, one.
 SPEED_TICKS=16 SPEED_MS=$([ $slowness = 1 ] && echo 250 || echo 1000)
-speed_up() { # SYSTEM PREFIX... -- [OPTION...]: with a guest of the name speed
-	system=$1 size=256 rate=0
-	shift
+speed_options() {
+	size=256 rate=0 meter=
 	options() { echo "console=ttyS0 quiet panic=-1 beat.tick=$SPEED_MS beat.threads=1 beat.thp=1 beat.mem=128M beat.full=1000000000"; }
+}
+speed_up() { # PREFIX... -- [OPTION...]: with a guest of the name speed
+	speed_options
 	run speed "$@"
 	wait_for 300 reached seq $SPEED_TICKS speed.log
 }
-speed_moves() { # COMMAND...
-	began=$(last_of seq speed.log)
-	check "move" "$@" >move.json
-	ended=$(last_of seq speed.log)
-	wait_for 120 reached seq $((ended + SPEED_TICKS)) speed.log
+speed_lines() { # LOG
+	if [ "$1" = nest ]; then
+		inside $nest_at "cat /tmp/nest.log" | grep -v ^done | cat nest.log - 2>/dev/null
+	else
+		cat "$1.log"
+	fi >ticks
+}
+speed_at() { # LOG
+	speed_lines "$1"
+	last_of seq ticks
+}
+speed_reached() { # N LOG
+	now=$(speed_at "$2")
+	[ "${now:--1}" -ge "$1" ]
+}
+speed_moves() { # SYSTEM LOG COMMAND...
+	system=$1 log=$2
+	shift 2
+	began=$(speed_at "$log")
+	moved "$@"
+	locate "$log"
+	ended=$(speed_at "$log")
+	wait_for 120 speed_reached $((ended + SPEED_TICKS)) "$log"
 	# (mono and written of each tick; the ticks between which it moved)
 	{
-		echo "move $began $ended $(json move.json total_ns)"
-		sed -n 's/^tick \([0-9]*\) mono=\([0-9]*\) .* written=\([0-9]*\) .*/tick \1 \2 \3/p' speed.log |
+		echo "move $began $ended $(total_of "$system")"
+		sed -n 's/^tick \([0-9]*\) mono=\([0-9]*\) .* written=\([0-9]*\) .*/tick \1 \2 \3/p' ticks |
 			awk -v a=$((began - SPEED_TICKS)) -v b=$((ended + SPEED_TICKS)) '$2 >= a && $2 <= b'
 	} | recorded "speed-$system"
 }
 speed_beam() {
 	pair_up speed 512M 1G
-	speed_up beam within beam -- --in speed-a
-	speed_moves vmbeam migrate speed --to speed-b --json
+	speed_up within beam -- --in speed-a
+	speed_moves beam speed vmbeam migrate speed --to speed-b --json
 	sleep 2
-	system=cold
-	speed_moves vmbeam migrate speed --to speed-a --no-warm --json
+	speed_moves cold speed vmbeam migrate speed --to speed-a --no-warm --json
 	check "stop" vmbeam stop speed --force
 	pair_down speed
 }
+speed_warm() {
+	check "hv" within beam vmbeam hypervisor start hv-speed --memory 512M --window 1G >/dev/null
+	speed_up within beam -- --in hv-speed
+	speed_moves warm speed vmbeam rejuvenate hv-speed --method warm --json
+	check "stop" vmbeam stop speed --force
+	check "stop hv" vmbeam hypervisor stop hv-speed
+}
 speed_host() {
-	speed_up host within host --
-	speed_moves vmbeam migrate speed --to fresh --json
+	speed_up within host --
+	speed_moves host speed vmbeam migrate speed --to fresh --json
 	check "stop" vmbeam stop speed --force
 }
 # By pre-copy, which slows it down since it writes faster than it can be sent, and by post-copy.
 speed_phys() {
 	cable 10gbit
-	speed_up phys within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
-	speed_moves on here vmbeam migrate speed --to "tls://$(address there):7000" --tls certs --mode pre-copy --timeout 900 --json
-	system=post
-	speed_moves on there vmbeam migrate speed --to "tls://$(address here):7000" --tls certs --mode post-copy --timeout 900 --json
+	speed_up within here ip netns exec here env VMBEAM_RUNTIME_DIR="$T/here" --
+	speed_moves phys speed on here vmbeam migrate speed --to "tls://$(address there):7000" --tls certs --mode pre-copy --timeout 900 --json
+	speed_moves post speed on there vmbeam migrate speed --to "tls://$(address here):7000" --tls certs --mode post-copy --timeout 900 --json
 	check "stop" on here vmbeam stop speed --force
+}
+speed_nest() {
+	speed_options
+	nest_start
+	wait_for 300 speed_reached $SPEED_TICKS nest
+	speed_moves nest nest nest_move
+	nest_stop
+}
+speed_qemu() {
+	speed_options
+	qemu_start
+	wait_for 300 reached seq $SPEED_TICKS qemu.log
+	speed_moves qemu_cpr qemu qemu_cpr_move
+	speed_moves qemu_tls qemu qemu_tls_move
+	qemu_stop
 }
 
 # What a guest pays for being in a hypervisor; on the host it is as if there was none.
@@ -750,7 +879,7 @@ extents() {
 systems=$(for p; do
 	case $p in
 	*:*) guests_of "$(echo "$p" | cut -d: -f3)" ;;
-	*-phys) echo phys ;;
+	*-phys | *-nest | *-qemu) echo "${p#*-}" ;;
 	esac
 done | sort -u)
 for s in $systems; do

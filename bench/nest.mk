@@ -18,4 +18,4 @@ $(NEST)/initramfs: $(BIN)/vmbeam $(BIN)/vmbeam-migrate $(G)/beat.cpio $(LAB)/ker
 	strip -o $@.d/vmbeam-migrate $(BIN)/vmbeam-migrate && cp /bin/busybox $@.d/bin && \
 	cp bench/nest/start $@.d/start && ln -s /init $@.d/bin/vmbeam && ln -s busybox $@.d/bin/sh && \
 	cp -L $(LAB)/vmlinux $(G)/beat.cpio $@.d
-	$(Q)$(call pack-initramfs,$(HYPERVISOR_MODULES) virtio_net)
+	$(Q)$(call pack-initramfs,$(HYPERVISOR_MODULES) virtio_net tun bridge)

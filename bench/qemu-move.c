@@ -148,6 +148,7 @@ static FILE *move_by_cpr(char **argv, const char *path, char **command, int argc
 	enable(source, "events", true);
 	/* (It may have come here by a copy, and keeps what was set for that.) */
 	enable(source, "multifd", false);
+	enable(source, "auto-converge", false);
 	qmp(source, "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"mode\":\"cpr-transfer\",\"tls-creds\":\"\"}}");
 	while (!listening(at))
 		pause_briefly("cpr channel");
@@ -171,6 +172,7 @@ static FILE *move_by_pre_copy(char **argv, const char *where, bool tls, char **c
 				       !tls ? "\"tls-creds\":\"\"," : i ? "\"tls-creds\":\"server\"," : "\"tls-creds\":\"client\",\"tls-hostname\":\"localhost\",",
 				       CHANNELS));
 	}
+	enable(both[0], "auto-converge", true);
 	enable(both[0], "events", true);
 	qmp(both[1], xasprintf("{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"tcp:%s\"}}", where));
 	qmp(both[0], xasprintf("{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"tcp:%s\"}}", where));

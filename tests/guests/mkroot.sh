@@ -1,5 +1,5 @@
 #!/bin/sh
-# mkroot.sh OUT.tar: a minimal Debian 12 with redis and nginx, installed by mmdebstrap from the
+# mkroot.sh OUT.tar: a minimal Debian 12 with redis, nginx and a small C compiler, installed by mmdebstrap from the
 # Debian mirrors that this machine's own apt uses.  Takes a minute; guests.mk keeps the result.
 set -eu
 out=$1
@@ -20,7 +20,7 @@ if [ ! -s "$dir/sources" ]; then
 fi
 apt-config dump Acquire >"$dir/apt.conf" # proxies and the like
 mmdebstrap --variant=essential --mode=root --format=tar --quiet \
-	--include=redis-server,nginx-light,busybox-static \
+	--include=redis-server,nginx-light,busybox-static,tcc \
 	--aptopt="$dir/apt.conf" --dpkgopt=force-unsafe-io \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \
