@@ -149,7 +149,7 @@ throughputs="throughput-beam throughput-redis throughput-compile throughput-phys
 recordings() {
 	for w in ${what:-quick}; do
 		case $w in
-		all) echo "$outsides $throughputs speed-beam speed-warm speed-host speed-phys speed-nest speed-qemu overhead extents ageing connections" ;;
+		all) echo "overhead extents ageing speed-beam speed-warm speed-host speed-phys $throughputs $outsides speed-qemu speed-nest connections" ;;
 		P9) echo "$throughputs" ;;
 		P3) echo "$outsides" ;;
 		P10) echo ageing ;;

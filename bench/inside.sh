@@ -398,7 +398,7 @@ wall_of() { # STAMPED
 	awk '$1 == "start" { s = $2 } $1 == "end" || $1 == "gone" { e = $2 } END { printf "%.0f", e - s }' "$1"
 }
 total_of() { # SYSTEM: QEMU's own is without starting the destination
-	case $1 in qemu_*) wall_of stamp.t ;; *) json move.json total_ns ;; esac
+	case $1 in qemu* | cpr) wall_of stamp.t ;; *) json move.json total_ns ;; esac
 }
 # moved COMMAND...: it moves a guest, for a recording; move.json is what it leaves there, or prints.
 moved() {
@@ -653,12 +653,11 @@ outside_beam() {
 	pair_down out
 	ip link del out
 }
-# (A rejuvenation tells of each guest; there is one.)
 outside_warm() {
 	check "hv" within beam vmbeam hypervisor start hv-out --memory 512M --window 1G >/dev/null
 	make_tap out 10.96.1.1/24
 	outside_up 10.96.1.2 within beam -- --in hv-out --net tap=out
-	for i in $(seq $PINGS); do
+	for i in 1 2 3; do # (each takes as long as a hypervisor's start, twice)
 		outside_moved vmbeam rejuvenate hv-out --method warm --json
 	done
 	outside_down outside-warm
@@ -742,29 +741,29 @@ speed_up() { # PREFIX... -- [OPTION...]: with a guest of the name speed
 	run speed "$@"
 	wait_for 300 reached seq $SPEED_TICKS speed.log
 }
-speed_lines() { # LOG
+speed_lines() { # GUEST
 	if [ "$1" = nest ]; then
 		inside $nest_at "cat /tmp/nest.log" | grep -v ^done | cat nest.log - 2>/dev/null
 	else
 		cat "$1.log"
 	fi >ticks
 }
-speed_at() { # LOG
+speed_at() { # GUEST
 	speed_lines "$1"
 	last_of seq ticks
 }
-speed_reached() { # N LOG
+speed_reached() { # N GUEST
 	now=$(speed_at "$2")
 	[ "${now:--1}" -ge "$1" ]
 }
-speed_moves() { # SYSTEM LOG COMMAND...
-	system=$1 log=$2
+speed_moves() { # SYSTEM GUEST COMMAND...
+	system=$1 moving=$2
 	shift 2
-	began=$(speed_at "$log")
+	began=$(speed_at "$moving")
 	moved "$@"
-	locate "$log"
-	ended=$(speed_at "$log")
-	wait_for 120 speed_reached $((ended + SPEED_TICKS)) "$log"
+	locate "$moving"
+	ended=$(speed_at "$moving")
+	wait_for 120 speed_reached $((ended + SPEED_TICKS)) "$moving"
 	# (mono and written of each tick; the ticks between which it moved)
 	{
 		echo "move $began $ended $(total_of "$system")"
@@ -812,8 +811,8 @@ speed_qemu() {
 	speed_options
 	qemu_start
 	wait_for 300 reached seq $SPEED_TICKS qemu.log
-	speed_moves qemu_cpr qemu qemu_cpr_move
-	speed_moves qemu_tls qemu qemu_tls_move
+	speed_moves cpr qemu qemu_cpr_move
+	speed_moves qemu qemu qemu_tls_move
 	qemu_stop
 }
 

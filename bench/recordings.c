@@ -189,7 +189,7 @@ static bool read_speed(const char *mode, FILE *plot, struct speed *s)
 void draw_speed(void)
 {
 	static const char *const heads[] = {"ms for each GiB of pages written", "before", "the slowest while it moves", "right after", "median after", "total of the move, s"};
-	static const char *const names[] = {"beam", "cold", "warm", "host", "phys", "post", "nest", "qemu_cpr", "qemu_tls"};
+	static const char *const names[] = {"beam", "cold", "warm", "host", "phys", "post", "nest", "cpr", "qemu"};
 	static const char *const titles[] = {"beam", "beam, not warmed", "warm", "host", "pre-copy, encrypted", "post-copy, encrypted", "nest", "QEMU, cpr-transfer",
 					     "QEMU, pre-copy, encrypted"};
 	struct speed s[ARRAY_LEN(names)];
