@@ -51,7 +51,7 @@ mkdir -p "$out" || exit 1
 out=$(realpath "$out")
 where=$(build/vmbeam lab --where) || exit 1
 memory=14336 # MiB, of the lab
-[ $where = emulated ] || memory=$(awk '/^MemAvailable/ { printf "%d", $2 / 1024 }' /proc/meminfo)
+[ $where = emulated ] || memory=$(awk '/^MemTotal/ { printf "%d", $2 / 1024 }' /proc/meminfo)
 dir=$out
 bring() { [ "$dir" = "$out" ] || cp -a "$dir/." "$out/"; }
 [ $where = native ] || [ "${out#"$PWD/build/"}" != "$out" ] || dir=$PWD/build/bench/out-$(echo "$out" | cksum | cut -d' ' -f1)
@@ -66,8 +66,10 @@ if [ "$dir" != "$out" ]; then
 	trap 'exit 143' TERM HUP
 fi
 csv=$dir/results.csv
-# The version of what is measured: its sources' last commit, and what they differ from that by.
-sources="vmm nested migrate zerocopy rejuv aging-monitor proto bench tests/guests"
+# The version of what is measured: the last commit of the sources of that and of how it is measured (not of how it is drawn), and what they
+# differ from that by.
+sources="vmm nested migrate zerocopy rejuv aging-monitor proto tests/guests bench/inside.sh bench/nest bench/nest.mk bench/qemu-lib.sh bench/qemu-move.c
+	bench/qemu-fetch.sh bench/stamp.c bench/stream.c"
 # shellcheck disable=SC2086 # several folders
 if commit=$(git log -1 --format=%h -- $sources 2>/dev/null) && [ -n "$commit" ]; then
 	changes=$(git diff HEAD -- $sources | cksum | cut -d' ' -f1)
@@ -110,7 +112,7 @@ copied() {
 sizes() {
 	copied 256 1024 512
 	at=2048
-	while [ $((2 * at + 4096)) -le "$memory" ]; do
+	while [ $at -le 8192 ] && [ $((2 * at + 4096)) -le "$memory" ]; do # (the window of their hypervisors is of 8 GiB)
 		point "$at" 0 3 beam cold host
 		at=$((2 * at))
 	done
@@ -143,7 +145,8 @@ plan() {
 		esac
 	done | awk '!seen[$0]++'
 }
-# What is no point, but a recording of its own, and not there yet.
+# What is no point, but a recording of its own, and not there yet; that is taken anew, too, when how it is taken is another.
+taken="taken by $(cksum <bench/recordings.sh)"
 outsides="outside-beam outside-warm outside-host outside-phys outside-qemu outside-nest"
 throughputs="throughput-beam throughput-redis throughput-compile throughput-phys"
 recordings() {
@@ -155,7 +158,13 @@ recordings() {
 		P10) echo ageing ;;
 		esac
 	done | tr ' ' '\n' | awk '!seen[$0]++' | while read -r one; do
-		[ "$(head -n 1 "$csv.d/$one" 2>/dev/null)" = "# $version" ] || [ -z "$(chosen "${one#*-}")" ] || echo "$one"
+		case ${one#*-} in
+		qemu) of="qemu_tls qemu_cpr" ;;
+		redis | compile) of=beam ;;
+		*) of=${one#*-} ;;
+		esac
+		# shellcheck disable=SC2086 # several systems
+		[ "$(head -n 2 "$csv.d/$one" 2>/dev/null | tr '\n' ' ')" = "# $version # $taken " ] || [ -z "$(chosen $of)" ] || echo "$one"
 	done
 }
 in_lab() {
@@ -189,7 +198,7 @@ while [ $lab -le $RETRIES ]; do
 	lab=$((lab + 1))
 	echo "$(wc -l <"$dir/left") runs are left"
 	# shellcheck disable=SC2046 # several points
-	build/vmbeam lab --memory "${memory}M" -- env MACHINE="$peers" sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$dir/left")" \
+	build/vmbeam lab --memory "${memory}M" -- env MACHINE="$peers" RECORDED="$taken" sh bench/inside.sh "$csv" "$call,\"$machine\",$where,$lab,$version" "$(wc -l <"$dir/left")" \
 		$(points <"$dir/left") $(in_lab)
 	status=$?
 	[ $status = 125 ] || break
@@ -200,6 +209,7 @@ rm -f "$dir/left"
 connections() {
 	build/vmbeam certs "$dir/certs" >/dev/null || return 1
 	echo "# $version"
+	echo "# $taken"
 	for round in 1 2 3; do
 		build/bench/stream --memory 2G --connections 1,2,4,8 --tls "$dir/certs" >"$dir/stream" || return 1
 		awk '$1 ~ /^[0-9]+$/ { print "tls", $1, $3 } /^AES/ { print "cipher", 1, $(NF - 1) }' "$dir/stream"
@@ -215,6 +225,7 @@ if recordings | grep -qx connections; then
 fi
 bring
 build/bench/report "$out" --version "$version" ${DOCS:+--docs "$DOCS"} || exit 1
+[ -z "${DOCS-}" ] || cp "$out/results.csv" "$DOCS/results/" || exit 1
 missing=$(
 	left
 	recordings

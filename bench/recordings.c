@@ -98,7 +98,7 @@ void draw_throughput(void)
 	say("The paper: throughput sags, step by step, while virtual machines are copied.  Here: a web service in one guest, asked over the network by "
 	    "two clients as fast as it answers or, where that would only fill the CPUs of an emulated machine, at a rate; it and ten small "
 	    "guests move one after another, it as the last.  And a redis, and a compiler, in a guest that moves alone; what is "
-	    "compiled is counted as requests.");
+	    "compiled is counted as requests.%s", results_emulated() ? "  Emulated, a nested guest that is never idle, as this one, spends most of its CPU on its own ticks." : "");
 	f = begin_plot("P9", "s", "requests a second");
 	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
 		fprintf(f, "$d%zu << EOD\n", i);
@@ -188,7 +188,7 @@ static bool read_speed(const char *mode, FILE *plot, struct speed *s)
 
 void draw_speed(void)
 {
-	static const char *const heads[] = {"ms for each GiB of pages written", "before", "the slowest while it moves", "right after", "median after", "total of the move, s"};
+	static const char *const heads[] = {"ms for each GiB of pages written", "before", "the slowest while it moves", "right after", "median after", "whole command, s"};
 	static const char *const names[] = {"beam", "cold", "warm", "host", "phys", "post", "nest", "cpr", "qemu"};
 	static const char *const titles[] = {"beam", "beam, not warmed", "warm", "host", "pre-copy, encrypted", "post-copy, encrypted", "nest", "QEMU, cpr-transfer",
 					     "QEMU, pre-copy, encrypted"};

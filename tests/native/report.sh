@@ -43,7 +43,9 @@ printf 'base 50000000\nat 1000000 0\nstart 2000000\nat 121000000 60000\nat 24100
 echo '{"phases": [{"name": "prepare", "ns": 5000000}, {"name": "fence", "ns": 7000000}, {"name": "warm", "ns": 90000000}]}' >results.csv.d/beam-256-64-1.json
 {
 	echo "# v1"
-	echo "failed 3 777 420000000"
+	echo "# taken by 1"
+	echo "failed 3 777"
+	echo "longest 420000000"
 	for s in 0 1 2 3 4 5 6 7 8 9; do echo "rate $s $((s < 3 || s > 7 ? 100 : 40 + 2 * s))"; done
 	echo "move 2.5 4 small-1"
 	echo "move 5 6.2 web"
