@@ -58,10 +58,10 @@ done
 kill $daemon
 wait $daemon
 E
-build/vmbeam lab -- true # what it needs is made first
+build/vmbeam lab --emulate -- true # what it needs is made first
 for state in ${STATES:-moving retiring}; do
 	rm -f $T/ready
-	build/vmbeam lab --timeout 900 -- sh $T/before.sh $state >$T/before.log 2>&1 &
+	build/vmbeam lab --emulate --timeout 900 -- sh $T/before.sh $state >$T/before.log 2>&1 &
 	lab=$!
 	tries=3000
 	until [ -e $T/ready ]; do
@@ -73,6 +73,6 @@ for state in ${STATES:-moving retiring}; do
 	pkill -9 -P $lab || true
 	kill -9 $lab
 	wait $lab 2>/dev/null || true
-	build/vmbeam lab --timeout 900 -- sh $T/after.sh || { cat $T/out.after; exit 1; }
+	build/vmbeam lab --emulate --timeout 900 -- sh $T/after.sh || { cat $T/out.after; exit 1; }
 done
 echo "power: after a cut in ${STATES:-moving, retiring} nothing was said to be there that was not, and it went on"
