@@ -10,7 +10,7 @@ PACKAGES_BENCH := libjansson-dev debian-archive-keyring gnuplot-nox
 BENCH := build/bench
 
 .PHONY: bench
-bench:                                    ## the paper's plots (BENCH_ARGS="quick" or "all", P1 to P8, --out, --systems; DOCS=docs)
+bench:                                    ## the paper's plots (BENCH_ARGS="quick" or "all", P1 to P10, --out, --systems; DOCS=docs)
 	$(Q)$(MAKE) --no-print-directory deps PACKAGES_TEST='$(PACKAGES_BENCH) socat sqlite3 curl iputils-ping'
 	$(Q)$(MAKE) --no-print-directory build lab-kernel hypervisor nest-image guests \
 		$(addprefix $(BENCH)/,stamp report stream qemu-move qemu10.stamp)

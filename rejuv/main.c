@@ -34,7 +34,7 @@ static const struct command {
 	 "             | NAME --to tls://HOST:PORT --tls DIR [--connections N] [--downtime-limit MS] [--bandwidth B/S]\n"
 	 "               [--mode auto|pre-copy|post-copy] [--timeout S] [--json]; tcp://HOST:PORT --insecure: not encrypted\n"
 	 "             | NAME --resume [--json]: sends the rest after post-copy was interrupted"},
-	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure [--allow DIR]..."},
+	{"receive", receive_main, "receive --listen ADDR:PORT --tls DIR|--insecure --allow DIR|tap=IFNAME..."},
 	{"hypervisor", hypervisor_main,
 	 "hypervisor start NAME [--memory 1G] [--cpus N] [--window SIZE] [--net tap=T]... [--json] | stop NAME [--force]\n"
 	 "             | list [--json]\n"

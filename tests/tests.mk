@@ -32,9 +32,9 @@ check-package:                            ## the Debian package and its systemd 
 	$(Q)tests/native/package.sh
 
 .PHONY: check-long
-check-long: build lab-kernel hypervisor guest-beat guest-debian guest-tools check-dashboard check-package  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (two hours)
+check-long: build lab-kernel hypervisor nest-image guest-beat guest-debian guest-tools check-dashboard check-package  ## 200 handovers, 50 nested moves, sizes, every kill, 200 migrations (many hours)
 	$(Q)HANDOVERS=200 KILL_ALL=1 TEST_TIMEOUT=3600 MIGRATIONS=100 NESTED=50 NESTED_ALL=1 REJUVENATIONS=50 \
-		tests/lab/check.sh handover stream size nested fence leaks kill copy network network-faults limits nest aging contention clock shutdown daemon daemon-faults daemon-kills daemon-network
+		tests/lab/check.sh handover stream size nested nested-speed nested-copy fence leaks kill copy network network-faults limits nest aging contention clock shutdown daemon daemon-faults daemon-kills daemon-network
 	$(Q)SOAK=30 TEST_TIMEOUT=14400 tests/lab/check.sh soak soak-forecast
 	$(Q)tests/native/power.sh
 	$(Q)LAB_MEMORY=12G TEST_TIMEOUT=3000 tests/lab/check.sh nested-size

@@ -67,6 +67,8 @@ static int set_allowed(void *where, const char *value, size_t *column, struct er
 
 	if (c->nallowed == CONFIG_WINDOWS)
 		return error_set(e, "there are too many");
+	if (!strncmp(value, "tap=", 4) && value[4])
+		return set_text(&c->allowed[c->nallowed++], value, column, e);
 	return set_path(&c->allowed[c->nallowed++], value, column, e);
 }
 

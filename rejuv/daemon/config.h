@@ -66,7 +66,7 @@ struct config {
 	char *listen; /* the ageing monitor's /metrics; NULL: none */
 	char *tls;    /* folder of certificates */
 	char *receive; /* ADDRESS:PORT for VMs from other machines; NULL: none come */
-	char *allowed[CONFIG_WINDOWS]; /* folders whose files these may open */
+	char *allowed[CONFIG_WINDOWS]; /* folders whose files these may open, "tap=IFNAME" */
 	size_t nallowed;
 	bool monitor;
 	uint64_t max_concurrent;

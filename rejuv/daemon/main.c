@@ -45,8 +45,9 @@ static void reload(struct daemon *d)
 		event(d, NULL, "config", "%s; what was configured before stays", e.text);
 		return;
 	}
-	if (differs(c->socket, d->config->socket) || differs(c->group, d->config->group) || differs(c->dashboard, d->config->dashboard))
-		event(d, NULL, "config", "another socket, group or dashboard is for the next start only");
+	if (differs(c->socket, d->config->socket) || differs(c->group, d->config->group) || differs(c->dashboard, d->config->dashboard) ||
+	    differs(c->listen, d->config->listen))
+		event(d, NULL, "config", "another socket, group, dashboard or metrics is for the next start only");
 	config_destroy(d->config);
 	d->config = c;
 	event(d, NULL, "config", "read again");

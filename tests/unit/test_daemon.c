@@ -273,6 +273,8 @@ UNIT(daemon, the_configuration_says_what_it_says)
 					"socket = /tmp/s\n"
 					"max-concurrent = 2\n"
 					"tls = /etc/vmbeam/tls\n"
+					"allow = /srv/vms\n"
+					"allow = tap=web0\n"
 					"\n"
 					"[hypervisor *]\n"
 					"schedule = 0 3 * * sun\n"
@@ -314,7 +316,36 @@ UNIT(daemon, the_configuration_says_what_it_says)
 	cr_assert_eq(config_vm(c, "db")->move, MOVE_YES);
 	cr_assert_eq(config_vm(c, "db")->shutdown, SHUTDOWN_YES);
 	cr_assert_eq(c->max_concurrent, 2);
+	cr_assert_eq(c->nallowed, 2);
+	cr_assert_str_eq(c->allowed[1], "tap=web0");
 	config_destroy(c);
+}
+
+/* Of README.md, from its first section to the end of the block. */
+UNIT(daemon, the_readme_s_configuration_is_valid)
+{
+	FILE *in = fopen("README.md", "re");
+	char *text = NULL, line[200];
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+	struct error e;
+	struct config *c;
+	bool within = false;
+
+	cr_assert(in && out);
+	while (fgets(line, sizeof(line), in) && !(within && !strncmp(line, "```", 3))) {
+		within |= !strncmp(line, "[hypervisor *]", 14);
+		if (within)
+			fputs(line, out);
+	}
+	fclose(in);
+	fclose(out);
+	c = config_parse(text, "README.md", &e);
+	cr_assert(c, "%s", e.text);
+	cr_expect_float_eq(config_hypervisor(c, "hv-a")->predict, 6 * HOUR, 1e-9);
+	cr_expect_str_eq(config_vm(c, "db")->probe, "ping -c 1 -W 1 10.0.0.7");
+	config_destroy(c);
+	free(text);
 }
 
 UNIT(daemon, a_wrong_configuration_is_told_by_line_and_column)
@@ -326,6 +357,7 @@ UNIT(daemon, a_wrong_configuration_is_told_by_line_and_column)
 		   {"[daemon]\n  socket /x\n", "f:2:10: = is expected"},
 		   {"[daemon]\nreceive = 0.0.0.0:7000\n", "f:1:1: receive needs tls"},
 		   {"[daemon]\nsocket = x\n", "f:2:10: a path"},
+		   {"[daemon]\nallow = tap=\n", "f:2:9: a path"},
 		   {"[daemon]\nsocket =\n", "f:2:9: a value"},
 		   {"[daemon\n", "f:1:8: ]"},
 		   {"[daemons]\n", "f:1:2: [daemon], [hypervisor NAME]"},
