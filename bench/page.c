@@ -131,17 +131,24 @@ char *cell_of(struct spread s)
 
 /* ---- plots: gnuplot reads the data with the script */
 
+#define PLOT_SIZE "920,500"
+
 FILE *begin_plot(const char *name, const char *x, const char *y)
 {
+	/* Pairs, dark and light, for what is measured with and without something. */
+	static const char *const colours[] = {"1f77b4", "8cb8de", "d62728", "ff9896", "2ca02c", "17becf", "98df8a", "ff7f0e", "6a3d9a", "9467bd", "c5b0d5", "7f7f7f", "bbbbbb",
+					      "8c564b", "e377c2", "bcbd22", "000000", "800080", "006d5b", "c27ba0", "666600", "00008b"};
 	FILE *f = popen("gnuplot", "w"); /* NOLINT(cert-env33-c): a command of our own */
 
 	if (!f)
 		err(1, "gnuplot");
 	fprintf(f,
-		"set terminal svg size 720,440 font 'sans,13' background 'white'\nset output '%s/%s.svg'\n"
-		"set xlabel '%s'\nset ylabel '%s'\nset grid\nset key outside top horizontal\nset style data linespoints\n"
+		"set terminal svg size " PLOT_SIZE " font 'sans,13' background 'white'\nset output '%s/%s.svg'\n"
+		"set xlabel '%s'\nset ylabel '%s'\nset grid\nset key outside right center vertical Left reverse\nset style data linespoints\n"
 		"set style fill solid 0.6\nset boxwidth 0.6\nset label 1 '%s' at graph 0.01, graph 0.97 textcolor rgb '#c00000'\n",
 		r.dir, name, x, y, r.mark);
+	for (size_t i = 0; i < ARRAY_LEN(colours); i++)
+		fprintf(f, "set linetype %zu lc rgb '#%s' lw 1.5\n", i + 1, colours[i]);
 	return f;
 }
 
@@ -150,7 +157,7 @@ void end_plot(FILE *f, const char *name)
 	char *path = xasprintf("%s/%s.svg", r.dir, name), *copy = r.md ? xasprintf("%s/results/%s.svg", r.docs, name) : NULL, line[4096];
 	FILE *svg, *too = NULL;
 
-	fprintf(f, "set terminal pngcairo size 720,440\nset output '%s/%s.png'\nreplot\n", r.dir, name);
+	fprintf(f, "set terminal pngcairo size " PLOT_SIZE "\nset output '%s/%s.png'\nreplot\n", r.dir, name);
 	if (pclose(f))
 		errx(1, "gnuplot failed at %s", name);
 	svg = fopen(path, "re");

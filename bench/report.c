@@ -133,8 +133,8 @@ static void draw_bars(const struct bars *b)
 
 	heading(b->title);
 	say("%s", b->text);
-	f = begin_plot(b->name, "", b->y);
-	fputs("set xtics rotate by -20\nunset key\n$d << EOD\n", f);
+	f = begin_plot(b->name, b->y, "");
+	fputs("set yrange [] reverse\nset xrange [0:]\nset rmargin 6\nunset key\n$d << EOD\n", f);
 	row(heads, ARRAY_LEN(heads));
 	for (size_t s = 0; s < SYSTEMS; s++) {
 		struct spread v = spread_of(&systems[s], size, 0, b->of);
@@ -155,7 +155,7 @@ static void draw_bars(const struct bars *b)
 		say("Not measured.");
 		return;
 	}
-	fputs("EOD\nplot $d using 0:2:xtic(1) with boxes lc 1, $d using 0:2:3:4 with yerrorbars lc -1 pt 0\n", f);
+	fputs("EOD\nplot $d using 2:0:(0):2:($0-0.3):($0+0.3):ytic(1) with boxxyerror lc 1, $d using 2:0:3:4 with xerrorbars lc -1 pt 0\n", f);
 	end_plot(f, b->name);
 }
 
