@@ -13,7 +13,7 @@
 moved() {
 	check "move" "$@" >moved.json
 	[ ! -s moved.json ] || mv moved.json move.json
-	[ -z "$(json move.json fallback_reason)" ] || fail "it was copied: $(json move.json fallback_reason)"
+	case $(json move.json fallback_reason) in "" | null) ;; *) fail "it was copied: $(json move.json fallback_reason)" ;; esac
 	[ "$(json move.json mode)" != warm ] || [ "$(json move.json to)" != host ] || fail "it ran on the host meanwhile"
 }
 # recorded NAME: what it reads is what there is to record.

@@ -58,7 +58,7 @@ static void draw_curves(const struct curves *c)
 
 			if (v.n)
 				fprintf(f, "%g %g %g %g\n", x[i], v.median, v.low, v.high);
-			any[s] |= v.n && !(c->without & (1U << s));
+			any[s] |= v.n && !(c->without & (1U << s)) && !is_rejuvenation(&systems[s]);
 		}
 		fputs("EOD\n", f);
 	}
