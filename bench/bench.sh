@@ -102,14 +102,10 @@ point() {
 		done
 	done
 }
-# copied SIZE...: all systems; what is short is spread wide, emulated, and has more rounds
-remapped() {
-	point "$1" 0 5 beam cold host
-}
+# copied SIZE...: all systems
 copied() {
 	for at; do
 		point "$at" 0 3 $remaps $copies
-		remapped "$at"
 	done
 }
 # What does not copy goes further: to the largest that fit beside each other.
@@ -117,7 +113,7 @@ sizes() {
 	copied 256 1024 512
 	at=2048
 	while [ $at -le 8192 ] && [ $((2 * at + 4096)) -le "$memory" ]; do # (the window of their hypervisors is of 8 GiB)
-		remapped "$at"
+		point "$at" 0 3 beam cold host
 		at=$((2 * at))
 	done
 }
