@@ -36,11 +36,14 @@ static FILE *open_recording(const char *kind, const char *of)
 
 /* ---- P9: requests a second while guests move */
 
+enum { MOVES = 64 };
+
 /* Means of what was answered before the first move, while they moved, and after the last; the least in a second of these. */
 struct throughput {
 	double before, while_moving, after, least, begin, end; /* requests/s; s */
 	double requests, failed, asked; /* asked: a second; 0: as fast as it answers */
 	double longest;			/* ns, between two answers */
+	double move[MOVES][2];		/* s: begin and end */
 	size_t moves, n[3];
 };
 
@@ -59,7 +62,8 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
 			t->begin = fmin(t->begin, a);
 			t->end = fmax(t->end, b);
-			t->moves++;
+			if (t->moves < MOVES)
+				memcpy(t->move[t->moves++], (double[]){a, b}, sizeof(t->move[0]));
 		}
 	}
 	if (in)
@@ -106,8 +110,9 @@ void draw_throughput(void)
 		fputs("EOD\n", f);
 	}
 	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		for (double at = t[i].begin, k = 0; there[i] && k < 2; at = t[i].end, k++)
-			fprintf(f, "set arrow from first %g, graph 0 to first %g, graph 1 nohead dt %zu lc %zu\n", at, at, i + 2, i + 1);
+		for (size_t k = 0; there[i] && k < t[i].moves; k++)
+			fprintf(f, "set arrow from first %g, graph %g to first %g, graph %g nohead lw 5 lc %zu\n", t[i].move[k][0], 0.015 * (double)(i + 1),
+				t[i].move[k][1], 0.015 * (double)(i + 1), i + 1);
 	fputs("set yrange [0:]\n", f);
 	if (!end_lines(f, "P9", titles, there, ARRAY_LEN(titles)))
 		return;
@@ -131,7 +136,7 @@ void draw_throughput(void)
 		take_row(cells, ARRAY_LEN(cells));
 	}
 	row(NULL, 0);
-	say("Between the two lines of a colour its guests move.");
+	say("Each bar at the foot of the plot is a move, in the colour of its line.");
 }
 
 /* ---- a guest's own speed while it moves */
