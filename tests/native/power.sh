@@ -51,8 +51,8 @@ done
 curl -sf --unix-socket /tmp/sock http://x/v1/rejuvenations | grep -q '"under way"' && { echo "a rejuvenation is said to be under way"; exit 1; }
 # And it works: another one of that name.
 vmbeam hypervisor start hv --memory 640M --window 1G
-until vmbeam rejuvenate hv 2>refused; do
-	grep -q 'no such hypervisor' refused || { cat refused; exit 1; }
+until vmbeam rejuvenate hv 2>/tmp/refused; do
+	grep -q 'no such hypervisor' /tmp/refused || { cat /tmp/refused; exit 1; }
 	sleep 1
 done
 kill $daemon
