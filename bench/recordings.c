@@ -36,20 +36,18 @@ static FILE *open_recording(const char *kind, const char *of)
 
 /* ---- P9: requests a second while guests move */
 
-enum { MOVES = 64 };
-
 /* Means of what was answered before the first move, while they moved, and after the last; the least in a second of these. */
 struct throughput {
 	double before, while_moving, after, least, begin, end; /* requests/s; s */
 	double requests, failed, asked; /* asked: a second; 0: as fast as it answers */
 	double longest;			/* ns, between two answers */
-	double move[MOVES][2];		/* s: begin and end */
 	size_t moves, n[3];
 };
 
-/* Writes the plot's lines "s rate"; whether there is anything. */
-static bool read_throughput(const char *system, FILE *plot, struct throughput *t)
+/* Writes the plot's lines "s rate" as its block `of`, and a bar for each move; whether there is anything. */
+static bool read_throughput(const char *system, FILE *plot, size_t of, struct throughput *t)
 {
+	double foot = 0.015 * (double)(of + 1); /* of the plot's height */
 	FILE *in = open_recording("throughput-", system);
 	char line[200];
 	double a, b;
@@ -62,12 +60,13 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 		if (sscanf(line, "move %lf %lf", &a, &b) == 2) {
 			t->begin = fmin(t->begin, a);
 			t->end = fmax(t->end, b);
-			if (t->moves < MOVES)
-				memcpy(t->move[t->moves++], (double[]){a, b}, sizeof(t->move[0]));
+			t->moves++;
+			fprintf(plot, "set arrow from first %g, graph %g to first %g, graph %g nohead lw 5 lc %zu\n", a, foot, b, foot, of + 1);
 		}
 	}
 	if (in)
 		rewind(in);
+	fprintf(plot, "$d%zu << EOD\n", of);
 	while (in && fgets(line, sizeof(line), in)) {
 		double *sum;
 
@@ -80,6 +79,7 @@ static bool read_throughput(const char *system, FILE *plot, struct throughput *t
 		if (sum == &t->while_moving)
 			t->least = fmin(t->least, b);
 	}
+	fputs("EOD\n", plot);
 	if (in)
 		fclose(in);
 	t->before /= (double)t->n[0];
@@ -104,15 +104,8 @@ void draw_throughput(void)
 	    "guests move one after another, it as the last.  And a redis, and a compiler, in a guest that moves alone; what is "
 	    "compiled is counted as requests.%s", results_emulated() ? "  Emulated, a nested guest that is never idle, as this one, spends most of its CPU on its own ticks." : "");
 	f = begin_plot("P9", "s", "requests a second");
-	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-		fprintf(f, "$d%zu << EOD\n", i);
-		there[i] = read_throughput(names[i], f, &t[i]);
-		fputs("EOD\n", f);
-	}
 	for (size_t i = 0; i < ARRAY_LEN(names); i++)
-		for (size_t k = 0; there[i] && k < t[i].moves; k++)
-			fprintf(f, "set arrow from first %g, graph %g to first %g, graph %g nohead lw 5 lc %zu\n", t[i].move[k][0], 0.015 * (double)(i + 1),
-				t[i].move[k][1], 0.015 * (double)(i + 1), i + 1);
+		there[i] = read_throughput(names[i], f, i, &t[i]);
 	fputs("set yrange [0:]\n", f);
 	if (!end_lines(f, "P9", titles, there, ARRAY_LEN(titles)))
 		return;
